@@ -72,31 +72,25 @@ def kept(kind: str, name: str, fill: Callable[[Path], None], size: int) -> Path:
 
 
 def private_folder(kind: str) -> Path:
-    """The folder `kind` of the cache, for this user alone; made if it is not there. Raises StorageError, OSError."""
+    """The folder `kind` of the cache, for this user alone; made if it is not there, and what others may have put there
+    is deleted. Raises StorageError, OSError."""
     folder = cache_folder() / kind
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _make_private(folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), 0):
+        raise _not_ours(folder, "a link, or another user's")
+    if found.st_mode & (_OTHERS if found.st_uid == os.getuid() else _OTHERS_WRITE):
+        folder.chmod(0o700)
+        if folder.lstat().st_mode & _OTHERS_WRITE:
+            raise _not_ours(folder, "open to other users, and stays so")
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return folder
 
 
 def forget(kind: str, name: str) -> None:
     """Deletes the folder `kind/name`: what lies in it is not what its name says."""
     shutil.rmtree(cache_folder() / kind / checked_key(name))
-
-
-def _make_private(folder: Path) -> None:
-    """The folder for this user alone; what others may have put there is deleted. Raises StorageError, OSError."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), 0):
-        raise _not_ours(folder, "a link, or another user's")
-    if found.st_uid != os.getuid() and not found.st_mode & _OTHERS_WRITE:
-        return
-    if found.st_mode & _OTHERS:
-        folder.chmod(0o700)
-        if folder.lstat().st_mode & _OTHERS_WRITE:
-            raise _not_ours(folder, "open to other users, and stays so")
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _not_ours(folder: Path, found: str) -> StorageError:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
-from xreal_synth.dataset.offsets import SampleReader
-from xreal_synth.dataset.source import open_source, shard_table, without_excluded
+from xreal_synth.dataset.offsets import open_samples
+from xreal_synth.dataset.source import open_source
 from xreal_synth.dataset.table import FLAGS, LABEL_COLUMNS
 from xreal_synth.dataset.tar import decode_sample
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.regions import box_region, finding_region, kept_findings
+from xreal_synth.export.regions import boxed_findings, shown_regions
 from xreal_synth.findings import ALIASES
 from xreal_synth.recipe.kinds import near
 from xreal_synth.report.contact_sheet import sheet_picture
@@ -72,22 +72,16 @@ class GeneratedImage:
     def regions(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Where each finding is, bool [H, W] by its name."""
         sample, found = self.sample, dict[str, npt.NDArray[np.bool_]]()
-        for value, one in enumerate(sample.meta.findings, start=1):
-            region = finding_region(one, value, sample.anatomy, sample.pathology)
-            found[one.name] = region | found.get(one.name, False)
-        for own in kept_findings(sample.meta):
-            region = box_region(own.box, sample.image.shape)
-            found[own.name] = region | found.get(own.name, False)
+        for name, region in shown_regions(sample.meta, sample.anatomy, sample.pathology):
+            found[name] = region | found.get(name, False)
         return found
 
     @property
     def boxes(self) -> dict[str, tuple[PixelBox, ...]]:
         """Each finding's boxes by its name: half-open (x0, y0, x1, y1), pixels from the top left."""
         boxes = dict[str, tuple[PixelBox, ...]]()
-        for one in self.sample.meta.findings:
-            boxes[one.name] = (*boxes.get(one.name, ()), *one.boxes)
-        for own in kept_findings(self.sample.meta):
-            boxes[own.name] = (*boxes.get(own.name, ()), own.box)
+        for name, box in boxed_findings(self.sample.meta):
+            boxes[name] = (*boxes.get(name, ()), box)
         return boxes
 
     @property
@@ -163,13 +157,7 @@ class Dataset(Sequence[GeneratedImage]):
         self.uri = str(uri)
         source = open_source(open_store(self.uri))
         self.name = source.head.name
-        self._reader, tables = SampleReader(self.uri), []
-        for record in source.records:
-            table = shard_table(source, record)
-            if table is not None:
-                rows = zip(*(table.column(name).to_pylist() for name in ("key", "sha256")), strict=True)
-                self._reader.add(record.tar.path, rows)
-                tables.append(without_excluded(source, table))
+        self._reader, tables = open_samples(source)
         self.skipped = tuple(map(str, source.skipped))
         if not tables:
             raise DatasetError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import IO
 
 from xreal_synth.errors import StorageError
 from xreal_synth.opening import MAX_FILE, UnreadableError, capped, open_file, read_file, roots_of
-from xreal_synth.store import CHUNK, checked_key, whole
+from xreal_synth.store import CHUNK, Store, checked_key, whole
 
 TEMPORARY_PREFIX = ".tmp-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -67,8 +68,7 @@ class LocalStore:
 
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         with self._reading(key) as path, open_file(path, self._roots, self.mirrored) as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            yield from chunks if limit is None else capped(chunks, limit)
+            yield from capped(iter(lambda: file.read(CHUNK), b""), limit)
 
     def open(self, key: str) -> IO[bytes]:
         """The file, to be read in place. Raises StorageError."""
@@ -107,11 +107,8 @@ class LocalStore:
             os.fsync(folder)
 
     def delete(self, key: str) -> None:
-        try:
-            with self._folder(key) as (folder, name):
-                os.unlink(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        with suppress(FileNotFoundError, NotADirectoryError), self._folder(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys of the files in one folder; StorageError where the folder is a link that leads elsewhere."""
@@ -130,10 +127,8 @@ class LocalStore:
         """Each file's time of change by this machine's disk; files that vanish meanwhile are left out."""
         found = {}
         for key in self.list(prefix):
-            try:
+            with suppress(OSError):
                 found[key] = self._path(key).stat().st_mtime
-            except OSError:
-                continue
         return found
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -145,12 +140,10 @@ class LocalStore:
         """Removes temporary files that killed writers left, in all folders; returns how many."""
         limit, swept = time.time() - older_than_s, 0
         for path in self.local_path.rglob(f"{TEMPORARY_PREFIX}*"):
-            try:
+            with suppress(FileNotFoundError):
                 if path.lstat().st_mtime < limit:
                     path.unlink()
                     swept += 1
-            except FileNotFoundError:
-                continue
         return swept
 
     @contextmanager
@@ -189,6 +182,23 @@ class LocalStore:
             yield folder, name
         finally:
             os.close(folder)
+
+
+@contextmanager
+def local_copy(store: Store, key: str) -> Iterator[Path]:
+    """The file on this machine: itself in a local store, else a temporary copy. Raises StorageError."""
+    if store.local_path is not None:
+        if not store.exists(key):
+            raise StorageError(found=f"{key} is missing")
+        if isinstance(store, LocalStore):
+            store.open(key).close()
+        yield store.local_path / key
+        return
+    with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as file:
+        for chunk in store.chunks(key):
+            file.write(chunk)
+        file.flush()
+        yield Path(file.name)
 
 
 @contextmanager

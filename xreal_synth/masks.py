@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,14 @@ def bounding_box(region: Bools) -> PixelBox | None:
         return None
     xs = np.flatnonzero(region[ys[0] : ys[-1] + 1].any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
+
+def boxes_region(boxes: Iterable[PixelBox], shape: tuple[int, ...]) -> Bools:
+    """bool [H, W], True inside these half-open xyxy boxes."""
+    region = np.zeros(shape, dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        region[y0:y1, x0:x1] = True
+    return region
 
 
 def scale_about(organ: Bools, scale: tuple[float, float], anchor: tuple[float, float] = (0.5, 0.5)) -> Bools:

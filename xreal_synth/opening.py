@@ -56,8 +56,7 @@ _MARKERS: Final = ("dataset.json", "manifest.csv", "bundle.json")
 LINKS_VARIABLE: Final = "XREAL_LINKS"
 """Names further folders, separated as in PATH, that links may lead into."""
 _HEADER_KINDS: Final = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
 
 
@@ -115,12 +114,12 @@ def read_file(
         return b"".join(capped((data, *iter(lambda: file.read(_CHUNK), b"")), limit))
 
 
-def capped(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """The chunks until they are more than `limit` bytes in all: then UnreadableError."""
+def capped(chunks: Iterable[bytes], limit: int | None) -> Iterator[bytes]:
+    """The chunks until they are more than `limit` bytes in all, if there is one: then UnreadableError."""
     taken = 0
     for chunk in chunks:
         taken += len(chunk)
-        if taken > limit:
+        if limit is not None and taken > limit:
             raise _too_large(limit)
         yield chunk
 

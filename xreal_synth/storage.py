@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import fsspec
 from xreal_synth.errors import StorageError, XrealError
 from xreal_synth.local_store import TEMPORARY_PREFIX as TEMPORARY_PREFIX
 from xreal_synth.local_store import LocalStore as LocalStore
+from xreal_synth.local_store import local_copy as local_copy
 from xreal_synth.opening import MAX_FILE, capped
 from xreal_synth.store import CHUNK, whole
 from xreal_synth.store import FULL as FULL
@@ -65,10 +66,9 @@ class RemoteStore:
             filesystem, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, **_patience(uri))
         except (ImportError, ValueError) as error:
             raise StorageError(
-                found=f"cannot open {scheme_of(uri)}://: {error}",
-                wanted="a storage scheme whose driver is installed",
+                found=f"cannot open {scheme_of(uri)}://: {error}", wanted="a storage scheme whose driver is installed",
                 hint="pip install 'xreal-synth[s3]' or 'xreal-synth[gcs]', or use a local folder",
-            ) from error
+            ) from error  # fmt: skip
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
 
@@ -111,8 +111,7 @@ class RemoteStore:
     def chunks(self, key: str, limit: int | None = None) -> Iterator[bytes]:
         path = self._path(key)
         with self._driver(key, reading=True), self._fs.open(path, "rb") as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            yield from chunks if limit is None else capped(chunks, limit)
+            yield from capped(iter(lambda: file.read(CHUNK), b""), limit)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Asks the service to write only where nothing is (`If-None-Match: *`).
@@ -150,11 +149,8 @@ class RemoteStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._driver(key):
-            try:
-                self._fs.rm_file(path)
-            except FileNotFoundError:
-                return
+        with self._driver(key), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
 
     def list(self, prefix: str) -> list[str]:
         return sorted(self._entries(prefix))

@@ -26,12 +26,6 @@ _GRANTS: Final = re.compile(
     r"signature|sig|token|access_token|password|secret)=|\bauthorization\W{1,4}\w+\s)[^\s&@'\"]+"
 )
 """`name=` of a signed query, `Authorization: Bearer `; each with what grants access."""
-_MORE: Final[set[str]] = set()
-
-
-def take_scheme(name: str) -> None:
-    """Takes a further scheme in this process: a test's own file system."""
-    _MORE.add(name)
 
 
 def scheme_of(uri: str) -> str:
@@ -91,11 +85,11 @@ def refuse_uri(uri: str, *, reading: bool = False) -> None:
     if "?" in rest:
         raise _refused(f"a query in a {_reported(scheme)} URI", "a place without one: it may grant access")
     taken = (*SCHEMES, *READ_ONLY) if reading else SCHEMES
-    if scheme not in (*taken, *_MORE) and not (reading and scheme == "http" and is_loopback(uri)):
+    if scheme not in taken and not (reading and scheme == "http" and is_loopback(uri)):
         raise _refused(
             f"cannot open {_reported(scheme)}", f"a folder, or one of {', '.join(f'{one}://' for one in taken)}"
         )
-    if not (host or (scheme == "memory" and rest)) and scheme not in _MORE:
+    if not (host or (scheme == "memory" and rest)):
         raise _refused(f"no name after {scheme}://", f"{scheme}://NAME/FOLDER")
 
 

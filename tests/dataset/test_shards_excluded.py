@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.dataset.excluded import add_excluded, read_excluded
+from xreal_synth.dataset.source import add_excluded, read_excluded
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import LocalStore
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from xreal_synth.dataset.names import PROGRESS, record_key
-from xreal_synth.dataset.note import RunNote, read_note, write_note
 from xreal_synth.dataset.record import record_bytes
+from xreal_synth.dataset.runlog import RunNote, read_note, write_note
 from xreal_synth.dataset.seal import sealed
 from xreal_synth.dataset.status import StatusReader
 from xreal_synth.engine.account import Account

@@ -58,7 +58,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dicom(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dicom")
-    assert write_dicom(open_source(LocalStore(dataset)), folder, lambda done, total: None).samples == 18
+    source = open_source(LocalStore(dataset))
+    write_dicom(source, folder, lambda done, total: None)
+    assert source.counted.summary().samples == 18
     return folder
 
 

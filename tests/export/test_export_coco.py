@@ -24,7 +24,9 @@ pycocotools = pytest.importorskip("pycocotools")
 def coco(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     seen: list[tuple[int, int]] = []
-    counted = write_coco(open_source(LocalStore(dataset)), folder, lambda done, total: seen.append((done, total)))
+    source = open_source(LocalStore(dataset))
+    write_coco(source, folder, lambda done, total: seen.append((done, total)))
+    counted = source.counted.summary()
     assert counted.samples == 18
     assert counted.splits == {"train": 15, "val": 1, "test": 2}
     assert seen == [(done, 18) for done in range(1, 19)]

@@ -28,8 +28,9 @@ def mlc(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def write(dataset: Path, out: Path) -> Path:
-    content, counted = croissant_json(open_source(LocalStore(dataset)), out, lambda done, total: None)
-    assert counted.samples == 18
+    source = open_source(LocalStore(dataset))
+    content = croissant_json(source, out, lambda done, total: None)
+    assert source.counted.summary().samples == 18
     out.write_bytes(content)
     return out
 
@@ -75,7 +76,7 @@ def test_a_remote_dataset_is_named_by_its_uri(dataset: Path, tmp_path: Path) -> 
     for folder in ("", "shards", "tables", "records"):
         for key in local.list(folder):
             remote.replace(key, local.read_bytes(key))
-    content, _ = croissant_json(open_source(remote), tmp_path / "x.json", lambda done, total: None)
+    content = croissant_json(open_source(remote), tmp_path / "x.json", lambda done, total: None)
     urls = {one.get("contentUrl") for one in json.loads(content)["distribution"]}
     assert f"{remote.uri}/shards/fakes-000000.tar" in urls
 

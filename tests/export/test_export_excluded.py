@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xreal_synth.dataset.excluded import add_excluded
-from xreal_synth.dataset.source import each_image, open_source
-from xreal_synth.dataset.summary import Tally
+from xreal_synth.dataset.source import add_excluded, each_image, open_source
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.coco import write_coco
 from xreal_synth.export.croissant import croissant_json
@@ -40,13 +38,13 @@ def test_the_dataset_class_has_the_other_images_with_their_own_pixels(
 
 
 def test_exports_have_the_other_images(thinned: LocalStore, images: dict[str, Sample], tmp_path: Path) -> None:
-    source, counted = open_source(thinned), Tally()
+    source = open_source(thinned)
     ends: list[tuple[int, int]] = []
-    read = list(each_image(source, counted, lambda done, total: ends.append((done, total))))
+    read = list(each_image(source, lambda done, total: ends.append((done, total))))
     kept = [key for key in images if key not in OUT]
     assert [image.sample.meta.key for image in read] == kept
     assert ends[-1] == (len(kept), len(kept))
-    assert counted.summary().samples == len(kept)
+    assert source.counted.summary().samples == len(kept)
     (tmp_path / "coco").mkdir()
     write_coco(open_source(thinned), tmp_path / "coco", lambda done, total: None)
     listed = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
@@ -62,6 +60,6 @@ def test_nothing_left_is_an_error(own_dataset: Path, images: dict[str, Sample]) 
     store = LocalStore(own_dataset)
     add_excluded(store, dict.fromkeys(images, "none is good"))
     with pytest.raises(DatasetError, match="all are excluded"):
-        list(each_image(open_source(store), Tally(), lambda done, total: None))
+        list(each_image(open_source(store), lambda done, total: None))
     with pytest.raises(DatasetError, match="excluded"):
         SyntheticDataset(store.uri)

@@ -32,7 +32,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf")
     source = open_source(LocalStore(dataset))
-    counted = write_hf(source, folder, lambda done, total: None, file_bytes=30_000)
+    write_hf(source, folder, lambda done, total: None, file_bytes=30_000)
+    counted = source.counted.summary()
     assert counted.samples == 18
     card = dataset_card(source.head, counted, "", bundle=None, layout="parquet", sheet=False)
     (folder / "README.md").write_text(card)

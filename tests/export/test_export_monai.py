@@ -27,7 +27,9 @@ def read(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def monai(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("monai")
-    counted = write_monai(open_source(LocalStore(dataset)), folder, lambda done, total: None)
+    source = open_source(LocalStore(dataset))
+    write_monai(source, folder, lambda done, total: None)
+    counted = source.counted.summary()
     assert counted.samples == 18
     return folder
 

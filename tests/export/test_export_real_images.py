@@ -83,7 +83,7 @@ def test_parquet_rows_are_not_called_synthetic(place: Path) -> None:
 
 
 def test_croissant_says_whose_they_are(source: Source, tmp_path: Path) -> None:
-    content, _ = croissant_json(source, tmp_path / "croissant.json", lambda done, total: None)
+    content = croissant_json(source, tmp_path / "croissant.json", lambda done, total: None)
     reported = json.loads(content)
     assert reported["rai:dataCollectionType"] == "Real images edited by a model"
     assert "patients' images" in reported["rai:personalSensitiveInformation"]

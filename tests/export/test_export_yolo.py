@@ -24,7 +24,9 @@ from xreal_synth.types import ExistingFinding, Sample, ShardPlan, SourceImage
 @pytest.fixture(scope="module")
 def yolo(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("yolo")
-    counted = write_yolo(open_source(LocalStore(dataset)), folder, lambda done, total: None)
+    source = open_source(LocalStore(dataset))
+    write_yolo(source, folder, lambda done, total: None)
+    counted = source.counted.summary()
     assert counted.splits == {"train": 15, "val": 1, "test": 2}
     return folder
 

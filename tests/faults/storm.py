@@ -21,9 +21,9 @@ import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from tests.doubles.fake_backend import FakeImages, wait_for_go
+from xreal_synth import uris
 from xreal_synth.engine.backend import Backend
 from xreal_synth.run.resources import ActorShape
-from xreal_synth.uris import take_scheme
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -108,4 +108,4 @@ class StormFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec carri
 
 
 fsspec.register_implementation(SCHEME, StormFileSystem, clobber=True)
-take_scheme(SCHEME)
+uris.SCHEMES = (*uris.SCHEMES, SCHEME)  # type: ignore[misc,assignment]

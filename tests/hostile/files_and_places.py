@@ -35,12 +35,13 @@ from xreal_synth.errors import XrealError
 from xreal_synth.evaluation.readers import read_key
 from xreal_synth.export.coco import write_coco
 from xreal_synth.images.boxes import read_entries
-from xreal_synth.images.folder import FolderSettings, ImageFolder
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.images.manifest import read_manifest
 from xreal_synth.models.describe import SHIPPED, describe, verify_files
 from xreal_synth.models.load import load_bundle
 from xreal_synth.opening import parse_json, read_parquet, unzipped
 from xreal_synth.prepare.tables import read_table as read_csv_table
+from xreal_synth.recipe.edits import ImagesFolder
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
 from xreal_synth.storage import LocalStore, open_store
 from xreal_synth.types import ShardPlan
@@ -418,7 +419,7 @@ def packed_masks(folder: Path, make: Callable[[Path], object]) -> object:
 def image_folder(folder: Path, make: Callable[[Path], object]) -> object:
     (folder / "images").mkdir()
     make(folder / "images" / "a.png")
-    return ImageFolder(FolderSettings(str(folder / "images")), 64)
+    return ImageFolder(ImagesFolder(path=str(folder / "images")), 64)
 
 
 def poisoned_cache(folder: Path, make: Callable[[Path], object]) -> object:

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from xreal_synth.errors import AnatomyError
-from xreal_synth.images.folder import FolderSettings, ImageFolder, padded, resize_image
+from xreal_synth.images.folder import ImageFolder, padded, resize_image
+from xreal_synth.recipe.edits import ImagesFolder
 
 Write = Callable[..., Path]
 
 
 def opened(folder: Path, size: int = 64, **settings: object) -> ImageFolder:
-    return ImageFolder(FolderSettings(str(folder), **{"boxes": "boxes.csv", **settings}), size)  # type: ignore[arg-type]
+    return ImageFolder(ImagesFolder(path=str(folder), **{"boxes": "boxes.csv", **settings}), size)  # type: ignore[arg-type]
 
 
 def refused(folder: Path, size: int = 64, **settings: object) -> str:

@@ -10,10 +10,11 @@ import pytest
 
 from xreal_synth.errors import PlacementError, RecipeError
 from xreal_synth.findings import LEFT_LUNG, RIGHT_LUNG
-from xreal_synth.images.folder import FolderSettings, ImageFolder
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.planning.build import Geometry, Plan
 from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
+from xreal_synth.recipe.edits import ImagesFolder
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.types import MemberSpec, SampleSpec
 
@@ -42,7 +43,7 @@ def make(image_folder: Callable[..., Path]) -> Make:
             reported.append("anatomy.source.images.places=places.csv")
         reported += [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
         recipe = recipe_from_text(TEXT, overrides=reported)
-        settings = FolderSettings(str(folder), "boxes.csv", "places.csv" if places else None)
+        settings = ImagesFolder(path=str(folder), boxes="boxes.csv", places="places.csv" if places else None)
         return Plan(recipe, Geometry(SIZE, FACTOR), ImageFolder(settings, SIZE), Prior.load())
 
     return build

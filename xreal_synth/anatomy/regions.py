@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from xreal_synth.findings import FEATHER_SHARE as FEATHER_SHARE
 from xreal_synth.findings import REGIONS
-from xreal_synth.masks import bounding_box
+from xreal_synth.masks import bounding_box, boxes_region
 from xreal_synth.types import Mask, PixelBox, PlacedFinding
 
 
@@ -36,9 +36,7 @@ def removed_region(box: PixelBox, factor: int, size: int) -> PixelBox:
 
 def region_mask(finding: PlacedFinding, anatomy: Mask) -> npt.NDArray[np.bool_]:
     """Where the finding acts -> bool [H, W]; never outside its snapped boxes."""
-    region = np.zeros(anatomy.shape, dtype=bool)
-    for x0, y0, x1, y1 in finding.boxes:
-        region[y0:y1, x0:x1] = True
+    region = boxes_region(finding.boxes, anatomy.shape)
     mask = REGIONS[finding.region].mask
     if mask is not None:
         region &= mask(anatomy, finding.side, finding.size)
@@ -50,10 +48,7 @@ def shown_area(finding: PlacedFinding, region: npt.NDArray[np.bool_]) -> npt.NDA
     the whole organ that the finding takes in."""
     if not REGIONS[finding.region].drawn:
         return region
-    area = np.zeros_like(region)
-    for x0, y0, x1, y1 in finding.boxes:
-        area[y0:y1, x0:x1] = True
-    return area
+    return boxes_region(finding.boxes, region.shape)
 
 
 def pathology_mask(regions: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, ...]) -> Mask:

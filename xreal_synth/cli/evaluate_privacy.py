@@ -70,7 +70,7 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
-    from xreal_synth.dataset.excluded import add_excluded
+    from xreal_synth.dataset.source import add_excluded
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.kept import as_read, json_bytes

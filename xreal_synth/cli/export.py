@@ -16,7 +16,6 @@ from xreal_synth.errors import StorageError
 
 if TYPE_CHECKING:
     from xreal_synth.dataset.source import OnImage, Source
-    from xreal_synth.dataset.summary import DatasetSummary
 
 
 Format = Literal["coco", "yolo", "monai", "hf", "dicom", "croissant"]
@@ -85,7 +84,8 @@ def export(
     if push is not None:
         _check_push(push, public=public, real_images=source.head.real_images)
     with _progress() as on_image:
-        counted = _write(to, source, path, on_image)
+        _write(to, source, path, on_image)
+    counted = source.counted.summary()
     address = None if push is None else _push(path, push, public=public)
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
@@ -152,63 +152,62 @@ def _progress() -> Iterator[OnImage]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _write(to: Format, source: Source, path: Path, on_image: OnImage) -> DatasetSummary:
+def _write(to: Format, source: Source, path: Path, on_image: OnImage) -> None:
     from xreal_synth.export.place import whole_folder
 
     if to == "croissant":
-        return _croissant(source, path, on_image)
+        _croissant(source, path, on_image)
+        return
     with whole_folder(path) as folder:
         match to:
             case "coco":
                 from xreal_synth.export.coco import write_coco
 
-                return write_coco(source, folder, on_image)
+                write_coco(source, folder, on_image)
             case "yolo":
-                return _yolo(source, folder, on_image)
+                _yolo(source, folder, on_image)
             case "monai":
                 from xreal_synth.export.monai import write_monai
 
-                return write_monai(source, folder, on_image)
+                write_monai(source, folder, on_image)
             case "hf":
-                return _hf(source, folder, on_image)
+                _hf(source, folder, on_image)
             case "dicom":
                 from xreal_synth.export.dicom import write_dicom
 
-                return write_dicom(source, folder, on_image)
+                write_dicom(source, folder, on_image)
 
 
-def _yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def _yolo(source: Source, folder: Path, on_image: OnImage) -> None:
     from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
 
-    counted = write_yolo(source, folder, on_image)
+    write_yolo(source, folder, on_image)
     if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
         notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
-    if missing := [split for split in NEEDED if split not in counted.splits]:
+    if missing := [split for split in NEEDED if split not in source.counted.summary().splits]:
         notes.print(
             f"no image is in {' or '.join(missing)}: Ultralytics takes no data.yaml without {' and '.join(NEEDED)}"
         )
-    return counted
 
 
-def _hf(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def _hf(source: Source, folder: Path, on_image: OnImage) -> None:
     from xreal_synth.dataset.names import CARD, SHEET
     from xreal_synth.export.hf import write_hf
     from xreal_synth.models.describe import describe_made_with
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
 
-    counted = write_hf(source, folder, on_image)
+    write_hf(source, folder, on_image)
     sheet = source.store.exists(SHEET)
     if sheet:
         (folder / SHEET).write_bytes(source.store.read_bytes(SHEET))
     bundle = describe_made_with(source.head.bundle.name, source.head.bundle.hash)
     recipe = recipe_text(source.store)
-    card = dataset_card(source.head, counted, recipe, bundle=bundle, layout="parquet", sheet=sheet)
+    card = dataset_card(source.head, source.counted.summary(), recipe, bundle=bundle, layout="parquet", sheet=sheet)
     (folder / CARD).write_text(card, encoding="utf-8")
-    return counted
 
 
-def _croissant(source: Source, path: Path, on_image: OnImage) -> DatasetSummary:
+def _croissant(source: Source, path: Path, on_image: OnImage) -> None:
     from xreal_synth.export.croissant import croissant_json
     from xreal_synth.storage import LocalStore
 
@@ -218,7 +217,6 @@ def _croissant(source: Source, path: Path, on_image: OnImage) -> DatasetSummary:
             wanted="a file: Croissant is metadata about the dataset where it lies",
             hint=f"give {path / 'croissant.json'}, or croissant.json in the dataset's folder",
         )
-    content, counted = croissant_json(source, path, on_image)
+    content = croissant_json(source, path, on_image)
     if not LocalStore(path.parent).put_if_absent(path.name, content):
         raise StorageError(found=f"{path} exists", hint="give another place, or remove it first")
-    return counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,13 @@ from xreal_synth import findings as vocab
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.table import label_columns, meta_columns
 from xreal_synth.dataset.tar import TableRow
+from xreal_synth.masks import boxes_region
 from xreal_synth.types import PlacedFinding, Role, Sample, SampleMeta
 
 
 def sample_problems(sample: Sample, head: DatasetHead) -> list[str]:
     """What contradicts itself within one sample, or contradicts the dataset's head."""
-    problems = _provenance(sample.meta, head) + _labels(sample.meta) + _masks(sample)
+    problems = (*_provenance(sample.meta, head), *_labels(sample.meta), *_masks(sample))
     return [f"{sample.meta.key}: {problem}" for problem in problems]
 
 
@@ -27,7 +28,7 @@ def group_problems(members: Sequence[Sample], *, edited_negatives: bool = False)
     twin is delivered, the change maps say by how much the others differ from it. In mode joint images share their
     anatomy alone. Only with `edited_negatives` a sham may have no variant beside it.
     """
-    first, problems = members[0], _sham_problems(members, edited_negatives)
+    first, problems = members[0], list(_sham_problems(members, edited_negatives))
     for sample in members[1:]:
         key = sample.meta.key
         if _image_of(sample.meta) != _image_of(first.meta):
@@ -50,37 +51,32 @@ def _painted_on(sample: Sample, members: Sequence[Sample]) -> npt.NDArray[np.boo
     if sample.meta.sham:
         variants = [member for member in members if member.meta.member == Role.variant.member()]
         return np.asarray(variants[0].pathology > 0) if variants else ~region
-    for x0, y0, x1, y1 in sample.meta.source.removed if sample.meta.source is not None else ():
-        region[y0:y1, x0:x1] = True
-    return region
+    removed = sample.meta.source.removed if sample.meta.source is not None else ()
+    return region | boxes_region(removed, region.shape)
 
 
-def _sham_problems(members: Sequence[Sample], edited_negatives: bool) -> list[str]:
+def _sham_problems(members: Sequence[Sample], edited_negatives: bool) -> Iterator[str]:
     """Whether a sham lies in the first variant's regions, where its group has one, and is labelled as an image without
     them."""
     by_name = {sample.meta.member: sample.meta for sample in members}
     first, twin = by_name.get(Role.variant.member()), by_name.get(Role.healthy)
-    problems = []
     for meta in by_name.values():
         if not meta.sham:
             continue
         alone = first is None and edited_negatives
         if not alone and (first is None or first.findings != meta.sham):
-            problems.append(f"{meta.key}: its regions are not those of the group's v0")
+            yield f"{meta.key}: its regions are not those of the group's v0"
         if twin is not None and twin.labels != meta.labels:
-            problems.append(f"{meta.key}: other labels than {twin.key}")
-    return problems
+            yield f"{meta.key}: other labels than {twin.key}"
 
 
-def _change_problems(sample: Sample, members: Sequence[Sample]) -> list[str]:
+def _change_problems(sample: Sample, members: Sequence[Sample]) -> Iterator[str]:
     """Whether change.png is 0 where nothing was painted, and the difference from the twin if that is there."""
-    problems = []
     if sample.change[~_painted_on(sample, members)].any():
-        problems.append("change.png is not 0 outside what was painted")
+        yield "change.png is not 0 outside what was painted"
     twin = next((member.image for member in members if member.meta.member == Role.healthy), None)
     if twin is not None and not np.array_equal(sample.change, np.abs(np.subtract(sample.image, twin, dtype=int))):
-        problems.append("change.png is not the difference from the twin")
-    return problems
+        yield "change.png is not the difference from the twin"
 
 
 def _image_of(meta: SampleMeta) -> tuple[str, str] | None:
@@ -97,44 +93,38 @@ def row_problems(read: TableRow, row: Mapping[str, object], tar: str, shard: int
     ]
 
 
-def _provenance(meta: SampleMeta, head: DatasetHead) -> list[str]:
-    problems = []
+def _provenance(meta: SampleMeta, head: DatasetHead) -> Iterator[str]:
     if meta.digest != head.digest:
-        problems.append(f"digest {meta.digest[:12]}, the dataset's is {head.digest[:12]}")
+        yield f"digest {meta.digest[:12]}, the dataset's is {head.digest[:12]}"
     if (meta.bundle_name, meta.bundle_hash) != (head.bundle.name, head.bundle.hash):
-        problems.append(f"made with bundle {meta.bundle_name}, the dataset with {head.bundle.name}")
-    return problems
+        yield f"made with bundle {meta.bundle_name}, the dataset with {head.bundle.name}"
 
 
-def _labels(meta: SampleMeta) -> list[str]:
-    problems = []
+def _labels(meta: SampleMeta) -> Iterator[str]:
     for finding in meta.findings:
         known = vocab.FINDINGS.get(finding.name)
         if known is None:
-            problems.append(f"finding {finding.name!r} is unknown")
+            yield f"finding {finding.name!r} is unknown"
             continue
         for set_name, names in vocab.LABEL_SETS.items():
             for name in set(names).intersection((finding.name, known.chexpert or "", *known.implies)):
                 if meta.labels[set_name][name] != 1:
-                    problems.append(f"{finding.name} was placed but {set_name}.{name} is not 1")
+                    yield f"{finding.name} was placed but {set_name}.{name} is not 1"
     columns = label_columns(meta)
     no_finding = f"chexpert14.{vocab.NO_FINDING}"
     if columns.pop(no_finding) == 1 and any(value != 0 for value in columns.values()):
-        problems.append(f"{no_finding} is 1 beside a positive or unknown label")
-    return problems
+        yield f"{no_finding} is 1 beside a positive or unknown label"
 
 
-def _masks(sample: Sample) -> list[str]:
-    problems = []
+def _masks(sample: Sample) -> Iterator[str]:
     if sample.anatomy.max(initial=0) > max(vocab.ORGANS.values()):
-        problems.append(f"anatomy.png holds code {sample.anatomy.max()}")
+        yield f"anatomy.png holds code {sample.anatomy.max()}"
     findings = sample.meta.findings
     if sample.pathology.max(initial=0) > len(findings):
-        problems.append(f"pathology.png holds value {sample.pathology.max()} for {len(findings)} findings")
+        yield f"pathology.png holds value {sample.pathology.max()} for {len(findings)} findings"
     for value, finding in enumerate(findings, start=1):
         if not _painted(sample, value, finding):
-            problems.append(f"pathology.png does not show {finding.name} where its boxes are")
-    return problems
+            yield f"pathology.png does not show {finding.name} where its boxes are"
 
 
 def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
@@ -142,9 +132,7 @@ def _painted(sample: Sample, value: int, finding: PlacedFinding) -> bool:
 
     Of one that is no box the boxes are known here, and the organs that its rule says it holds in full.
     """
-    allowed = np.zeros(sample.pathology.shape, dtype=bool)
-    for x0, y0, x1, y1 in finding.boxes:
-        allowed[y0:y1, x0:x1] = True
+    allowed = boxes_region(finding.boxes, sample.pathology.shape)
     shown, rule = sample.pathology >= value, vocab.REGIONS[finding.region]
     held = set(rule.covers).intersection(vocab.LUNGS_OF[finding.side])
     needed = allowed if rule.mask is None else allowed & np.isin(sample.anatomy, list(held))

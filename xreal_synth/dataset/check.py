@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from xreal_synth.dataset.agree import group_problems, row_problems, sample_problems
@@ -15,7 +12,7 @@ from xreal_synth.dataset.names import rejects_key, table_key, tar_key
 from xreal_synth.dataset.table import label_counts, read_rejected, read_table, sample_schema
 from xreal_synth.dataset.tar import TableRow, TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.storage import LocalStore, Store, sha256_of
+from xreal_synth.storage import Store, local_copy, sha256_of
 from xreal_synth.types import FileStamp, SampleMeta, ShardPlan, ShardRecord
 
 MOST_PER_FILE = 20
@@ -49,7 +46,24 @@ def record_problems(record: ShardRecord, shard: int, stem: str, head: DatasetHea
     return [f"{name}: {found!r}, wanted {wanted!r}" for name, (found, wanted) in reported.items() if found != wanted]
 
 
-def table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
+def shard_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: bool) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) for the shard's tar, table and reject table."""
+    stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
+    reported = {entry.path: file_problems(store, entry) for entry in stamps}
+    yield from ((path, text) for path, texts in reported.items() for text in texts)
+    if not deep:
+        return
+    table = None
+    if not reported[record.table.path]:
+        table, texts = _table_problems(store.read_bytes(record.table.path), record)
+        yield from ((record.table.path, text) for text in texts)
+    if store.exists(record.tar.path):
+        yield from ((record.tar.path, text) for text in _tar_problems(store, head, record, table))
+    if record.rejects is not None and not reported[record.rejects.path]:
+        yield from ((record.rejects.path, text) for text in _reject_problems(store, record))
+
+
+def _table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     """The shard's table (None if unreadable) and what in it contradicts the record."""
     try:
         table = read_table(data, record.table.path, sample_schema())
@@ -61,7 +75,7 @@ def table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     return table, [] if groups == record.groups else [f"{groups} groups, its record names {record.groups}"]
 
 
-def reject_problems(store: Store, record: ShardRecord) -> list[str]:
+def _reject_problems(store: Store, record: ShardRecord) -> list[str]:
     """What in the shard's reject table contradicts the record."""
     if record.rejects is None:
         return []
@@ -74,28 +88,28 @@ def reject_problems(store: Store, record: ShardRecord) -> list[str]:
     return [] if counts == wanted else [f"{counts} attempts rejected and groups dropped, recorded {wanted}"]
 
 
-def tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> list[str]:
+def _tar_problems(store: Store, head: DatasetHead, record: ShardRecord, table: Any) -> Iterator[str]:
     """Decodes every sample and holds it against itself, its group, its row and the record."""
-    problems: list[str] = []
     try:
         with local_copy(store, record.tar.path) as path:
             samples = read_samples(path, record.tar.path)
-            for problem in _content_problems(samples, head, record, table):
-                problems.append(problem)
-                if len(problems) >= MOST_PER_FILE:
-                    return [*problems, "and more"]
+            for number, problem in enumerate(_content_problems(samples, head, record, table), start=1):
+                yield problem
+                if number == MOST_PER_FILE:
+                    yield "and more"
+                    return
     except StorageError as error:
-        return [*problems, error.found]
+        yield error.found
     except DatasetError as error:
-        return [*problems, error.message()]
-    return problems
+        yield error.message()
 
 
 def _content_problems(
     samples: Iterable[TarSample], head: DatasetHead, record: ShardRecord, table: Any
 ) -> Iterator[str]:
     edited = bool(head.setting("pairs", "edit_negatives"))
-    rows = iter(()) if table is None else _rows(table)
+    batches = [] if table is None else table.to_batches(max_chunksize=256)
+    rows = (row for batch in batches for row in batch.to_pylist())
     metas: list[SampleMeta] = []
     for group, run in groupby(samples, key=lambda read: read.sample.meta.group):
         if not record.start <= group < record.stop:
@@ -117,25 +131,3 @@ def _content_problems(
         yield f"{len(metas)} samples, its record names {record.samples}"
     elif label_counts(metas) != {name: record.label_counts.get(name) for name in label_counts(())}:
         yield "its record's label_counts are not those of its samples"
-
-
-def _rows(table: Any) -> Iterator[dict[str, object]]:
-    for batch in table.to_batches(max_chunksize=256):
-        yield from batch.to_pylist()
-
-
-@contextmanager
-def local_copy(store: Store, key: str) -> Iterator[Path]:
-    """The file on this machine: itself in a local store, else a temporary copy. Raises StorageError."""
-    if store.local_path is not None:
-        if not store.exists(key):
-            raise StorageError(found=f"{key} is missing")
-        if isinstance(store, LocalStore):
-            store.open(key).close()
-        yield store.local_path / key
-        return
-    with tempfile.NamedTemporaryFile(prefix="xreal-synth-") as file:
-        for chunk in store.chunks(key):
-            file.write(chunk)
-        file.flush()
-        yield Path(file.name)

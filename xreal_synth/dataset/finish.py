@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from xreal_synth.dataset.ahead import in_order, readers
@@ -16,9 +16,8 @@ from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import parse_record, stamp
-from xreal_synth.dataset.splits import with_splits
-from xreal_synth.dataset.summary import DatasetSummary, Tally
-from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema
+from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema, with_splits
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import open_parquet
 from xreal_synth.storage import Store
@@ -48,13 +47,11 @@ def finish(
         )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder:
         whole, rejects, index = Path(folder, SAMPLES), Path(folder, REJECTED), Path(folder, INDEX)
-        tally = Tally()
         with IndexWriter(Path(folder, "lines")) as lines:
-            with Merger(whole, sample_schema(), tally.add) as samples, Merger(rejects, rejected_schema()) as rejected:
+            merged = Merger(whole, sample_schema(), lines.tally.add)
+            with merged as samples, Merger(rejects, rejected_schema()) as rejected:
                 threads = readers(store, decoding=True)
-                read = in_order(lambda shard: _read(store, head, shard, split_of), shards, threads)
-                for record, table, refused in read:
-                    tally.count(record)
+                for record, table, refused in in_order(partial(_read, store, head, split_of), shards, threads):
                     lines.add(record)
                     samples.add(table, record.table.path)
                     if record.rejects is not None:
@@ -63,10 +60,10 @@ def finish(
         store.replace(SAMPLES, whole)
         store.replace(REJECTED, rejects)
         store.replace(INDEX, index)
-    return tally.summary(asked)
+    return lines.tally.summary(asked)
 
 
-def _read(store: Store, head: DatasetHead, shard: int, split_of: SplitOf | None) -> tuple[ShardRecord, Any, Any]:
+def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int) -> tuple[ShardRecord, Any, Any]:
     """A shard's record and tables; raises DatasetError on a damaged or foreign one."""
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
@@ -118,9 +115,7 @@ class Merger:
         elif len(self._waiting) >= PACK:
             self._waiting = [self._joined()]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._rows:
             self._flush()
         self._writer.close()

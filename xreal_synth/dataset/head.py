@@ -82,11 +82,9 @@ def parse_head(data: bytes, where: str) -> DatasetHead:
     version = fields.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise DatasetError(
-            where=where,
-            found=f"dataset format {version}",
-            wanted=f"format {FORMAT_VERSION} or older",
+            where=where, found=f"dataset format {version}", wanted=f"format {FORMAT_VERSION} or older",
             hint="install a newer xreal-synth",
-        )
+        )  # fmt: skip
     if not is_name(str(fields.get("name"))):
         raise DatasetError(where=where, found="no dataset's name", wanted="lower-case letters, digits, . _ -")
     return validated(DatasetHead, fields, where, "a dataset head")
@@ -115,18 +113,16 @@ def check_place(store: Store, head: DatasetHead, differences: Differences) -> Da
             )
         reported = reported or [f"digest: {found.digest[:12]} there, {head.digest[:12]} here"]
         raise DatasetError(
-            where=store.uri,
-            found="this folder holds another recipe's dataset: " + "; ".join(reported),
+            where=store.uri, found="this folder holds another recipe's dataset: " + "; ".join(reported),
             wanted="an empty folder, or the dataset of this very recipe",
             hint="give another place with --output, or undo these changes",
-        )
+        )  # fmt: skip
     if found.name != head.name or found.shard_samples != head.shard_samples:
         raise DatasetError(
-            where=store.uri,
-            found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
+            where=store.uri, found=f"this folder's dataset is {found.name} in shards of {found.shard_samples}",
             wanted=f"{head.name} in shards of {head.shard_samples}",
             hint="keep the recipe's name and output.shard_samples, or give another place with --output",
-        )
+        )  # fmt: skip
     return found
 
 
@@ -143,11 +139,10 @@ def require_free(store: Store) -> None:
     odd = sorted(name for name in names if not name.startswith(".") and name not in _BEFORE)
     if odd:
         raise DatasetError(
-            where=store.uri,
-            found=f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}, and no {DATASET}",
+            where=store.uri, found=f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}, and no {DATASET}",
             wanted="an empty folder, or the dataset of this very recipe",
             hint="give another place with --output, or a folder of its own below this one",
-        )
+        )  # fmt: skip
 
 
 def open_dataset(store: Store, head: DatasetHead, recipe_text: str, differences: Differences) -> DatasetHead:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final
 
 from xreal_synth.dataset.head import DatasetHead
@@ -26,27 +25,25 @@ _CHUNK: Final = 1 << 20
 class IndexWriter:
     """Takes the shards' records one at a time, in order, and then writes the index: the same bytes each time.
 
-    The lines wait in the temporary file `lines`. Where a gate was, they have what it refused and the totals what
-    it did.
+    The lines wait in the temporary file `lines`, `tally` has counted the records. Where a gate was, the lines have
+    what it refused and the totals what it did.
     """
 
     def __init__(self, lines: Path) -> None:
         self._path = lines
         self._lines: IO[str] = lines.open("w", encoding="utf-8", newline="\n")
         self._separator = "\n"
-        self._tally = Tally()
+        self.tally = Tally()
 
     def __enter__(self) -> IndexWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lines.close()
 
     def add(self, record: ShardRecord) -> None:
         """Writes a shard's line and adds it to the totals."""
-        self._tally.count(record)
+        self.tally.count(record)
         self._lines.write(self._separator + json.dumps(_line(record)))
         self._separator = ",\n"
 
@@ -56,7 +53,7 @@ class IndexWriter:
         first: dict[str, object] = {"format_version": head.format_version, "name": head.name, "digest": head.digest}
         if asked is not None:
             first["asked"] = {"groups": asked}
-        counted = self._tally.summary()
+        counted = self.tally.summary()
         totals: dict[str, object] = {name: getattr(counted, name) for name in ("samples", "groups", "bytes")}
         if counted.gate is not None:
             totals["gate"] = asdict(counted.gate)

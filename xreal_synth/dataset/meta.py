@@ -134,10 +134,8 @@ FACTS: Final = (
     _fact("row", int, "int32"),
     Fact(
         "image_size", ("image_size",), tuple[int, int], lambda meta: list(meta.image_size),
-        columns={
-            "height": ("int32", lambda meta: meta.image_size[0]),
-            "width": ("int32", lambda meta: meta.image_size[1]),
-        },
+        columns={"height": ("int32", lambda meta: meta.image_size[0]),
+                 "width": ("int32", lambda meta: meta.image_size[1])},
     ),
     Fact(
         "findings", ("findings",), tuple[_FindingJson, ...], _findings,
@@ -197,11 +195,7 @@ def norm_box(box: PixelBox, image_size: tuple[int, int]) -> NormBox:
 def finding_fields(finding: PlacedFinding, image_size: tuple[int, int]) -> dict[str, object]:
     """A finding as it stands in KEY.json and, under the same names, in the table."""
     return {
-        "name": finding.name,
-        "side": finding.side,
-        "zone": finding.zone,
-        "region": finding.region,
-        "size": finding.size,
+        **{name: getattr(finding, name) for name in ("name", "side", "zone", "region", "size")},
         "box_xyxy": list(finding.box_xyxy),
         "box_xyxyn": list(norm_box(finding.box_xyxy, image_size)),
         "boxes_xyxy": [list(box) for box in finding.boxes],
@@ -231,20 +225,11 @@ def meta_json(meta: SampleMeta) -> bytes:
 
 def _source_fields(source: SourceImage, member: str) -> dict[str, object]:
     """What KEY.json says of a real image, or of the one that an image was edited from."""
+    findings = [{"name": own.name, "box_xyxy": own.box, "healed_xyxy": own.removed} for own in source.findings]
     return {
-        "origin": REAL if member == Role.healthy else EDITED,
-        "id": source.id,
-        "sha256": source.sha256,
-        "labels": list(source.labels),
-        "findings": [
-            {
-                "name": own.name,
-                "box_xyxy": list(own.box),
-                "healed_xyxy": None if own.removed is None else list(own.removed),
-            }
-            for own in source.findings
-        ],
-    }
+        "origin": REAL if member == Role.healthy else EDITED, "id": source.id, "sha256": source.sha256,
+        "labels": source.labels, "findings": findings,
+    }  # fmt: skip
 
 
 def parse_meta(data: bytes, where: str) -> SampleMeta:

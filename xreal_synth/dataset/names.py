@@ -32,6 +32,8 @@ TABLES: Final = "tables"
 RECORDS: Final = "records"
 QUARANTINE: Final = "quarantine"
 LOGS: Final = "logs"
+FOLDERS: Final = (SHARDS, TABLES, RECORDS, QUARANTINE)
+"""Where a shard's files lie."""
 
 IMAGE: Final = "png"
 META: Final = "json"
@@ -69,9 +71,8 @@ def is_key(text: str) -> bool:
 
 def is_tar_key(text: str) -> bool:
     """Whether it is a name that `tar_key` gives."""
-    folder, _, file = text.partition("/")
-    stem = parse_stem(file.removesuffix(".tar"))
-    return folder == SHARDS and file.endswith(".tar") and stem is not None and is_name(stem.name)
+    stem = owner(text)
+    return text.startswith(f"{SHARDS}/") and stem is not None and is_name(stem.name)
 
 
 def is_name(text: str) -> bool:
@@ -84,10 +85,9 @@ def parse_key(text: str, where: str = "") -> Key:
     match = _KEY.fullmatch(text)
     if match is None:
         raise DatasetError(
-            where=where,
-            found=f"{text!r} is not a sample key",
+            where=where, found=f"{text!r} is not a sample key",
             wanted="ten digits, a dash, then h, v0, v1.. or s0, s1.. (0000000042-v0)",
-        )
+        )  # fmt: skip
     return Key(int(match[1]), match[2])
 
 

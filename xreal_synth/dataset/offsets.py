@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.names import SUFFIXES
+from xreal_synth.dataset.source import Source, shard_table, without_excluded
 from xreal_synth.dataset.tar import content_sha256, raw_samples
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import UnreadableError, open_tar
-from xreal_synth.storage import Store, open_store
+from xreal_synth.storage import Store, local_copy, open_store
 
 Offsets = npt.NDArray[np.int64]
 
@@ -63,10 +62,9 @@ def sample_members(data: bytes, key: str, sha256: str, where: str) -> dict[str, 
     ((_, members),) = found
     if content_sha256(members.values()) != sha256:
         raise DatasetError(
-            where=f"{where}:{key}",
-            found="its bytes are not those its table's row names",
+            where=f"{where}:{key}", found="its bytes are not those its table's row names",
             hint="run xreal-synth verify, then restore or make the shard again",
-        )
+        )  # fmt: skip
     return members
 
 
@@ -84,8 +82,9 @@ class SampleReader:
         self._rows: dict[str, dict[str, tuple[int, str]]] = {}
         self._offsets: dict[str, Offsets] = {}
 
-    def add(self, tar: str, rows: Iterable[tuple[str, str]]) -> None:
-        """Makes a tar known: (key, sha256) of each of its samples, in order."""
+    def add(self, tar: str, table: Any) -> None:
+        """Makes a tar known, by its table: key and sha256 of each of its samples, in order."""
+        rows = zip(table.column("key").to_pylist(), table.column("sha256").to_pylist(), strict=True)
         self._rows[tar] = {key: (place, sha256) for place, (key, sha256) in enumerate(rows)}
 
     def has(self, tar: str, key: str) -> bool:
@@ -106,3 +105,17 @@ class SampleReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_store": None}
+
+
+def open_samples(source: Source) -> tuple[SampleReader, list[Any]]:
+    """A reader of the dataset's images, and the table of each sound shard without the excluded ones.
+
+    Shards that are not sound are in `source.skipped`.
+    """
+    reader, tables = SampleReader(source.store.uri), []
+    for record in source.records:
+        table = shard_table(source, record)
+        if table is not None:
+            reader.add(record.tar.path, table)
+            tables.append(without_excluded(source, table))
+    return reader, tables

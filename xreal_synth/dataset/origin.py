@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from xreal_synth.cache import home_folder
-from xreal_synth.dataset.names import parse_key
 from xreal_synth.errors import StorageError
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Role, SampleMeta
@@ -42,7 +41,7 @@ def origin_of(meta: SampleMeta) -> Origin:
     """Synthetic unless the anatomy is a real image; of those, the healthy member is the image itself."""
     if meta.anatomy_source != IMAGES:
         return Origin.synthetic
-    return Origin.real if parse_key(meta.key).member == Role.healthy else Origin.edited
+    return Origin.real if meta.member == Role.healthy else Origin.edited
 
 
 def subject_id(source: str, anatomy_id: str, digest: str, group: int) -> str:

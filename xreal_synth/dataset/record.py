@@ -23,20 +23,10 @@ def stamp(path: str, data: bytes | Path) -> FileStamp:
 
 
 def build_record(
-    shard: ShardPlan,
-    rows: Sequence[TableRow],
-    rejected: Sequence[Rejected],
-    *,
-    tar: FileStamp,
-    table: FileStamp,
-    rejects: FileStamp | None,
-    digest: str,
-    fingerprint: dict[str, str],
-    timings: dict[str, float],
-    actor: str,
-    attempt: int,
-    gated: bool = False,
-) -> ShardRecord:
+    shard: ShardPlan, rows: Sequence[TableRow], rejected: Sequence[Rejected], *,
+    tar: FileStamp, table: FileStamp, rejects: FileStamp | None, digest: str, fingerprint: dict[str, str],
+    timings: dict[str, float], actor: str, attempt: int, gated: bool = False,
+) -> ShardRecord:  # fmt: skip
     """The record of a finished shard; counts are taken from its rows.
 
     `rejected` counts every refused attempt, `dropped` the groups given up; `rejects` is None without any.

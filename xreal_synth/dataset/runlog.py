@@ -1,16 +1,20 @@
-"""logs/: what runs on a dataset said of themselves, one JSON object a line; written by engine/journal.py.
+"""What runs on a dataset said of themselves, for readers: logs/ and progress.json. The records are the truth.
 
-A run's log is `logs/{run}.jsonl` on a disk, and `logs/{run}.0000.jsonl`, `.0001.jsonl` .. on object storage, which
-cannot append. `{run}` is `{UTC start}-{host}-{process id}`, so that names sort by time.
+logs/ has one JSON object a line, written by engine/journal.py; progress.json is what the last run says. A run's log is
+`logs/{run}.jsonl` on a disk, and `logs/{run}.0000.jsonl`, `.0001.jsonl` .. on object storage, which cannot append.
+`{run}` is `{UTC start}-{host}-{process id}`, so that names sort by time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from xreal_synth.dataset.names import LOGS
+from xreal_synth.dataset.names import LOGS, PROGRESS
+from xreal_synth.dataset.seal import sealed, unsealed, validated
+from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
 
@@ -80,3 +84,31 @@ def _parsed(line: bytes) -> Line | None:
         return None
     whole = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("at", "run", "event"))
     return found if whole else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """A run at `at` (seconds since 1970, by its driver's clock); `exit_code` is None while it goes on.
+
+    `groups` and `shards` are those the recipe asks for, `actors` those at work, `message` what to do next.
+    """
+
+    at: float
+    exit_code: int | None
+    groups: int
+    shards: int
+    actors: int
+    message: str = ""
+
+
+def write_note(store: Store, note: RunNote) -> None:
+    """Replaces progress.json; raises StorageError."""
+    store.replace(PROGRESS, sealed(dataclasses.asdict(note)))
+
+
+def read_note(store: Store) -> RunNote | None:
+    """The last run's note; None where there is none or it cannot be read."""
+    try:
+        return validated(RunNote, unsealed(store.read_bytes(PROGRESS), PROGRESS), PROGRESS, "a run's note")
+    except (StorageError, DatasetError):
+        return None

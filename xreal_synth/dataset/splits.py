@@ -6,18 +6,18 @@ table that of its writing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from xreal_synth.dataset.check import file_problems, local_copy
+from xreal_synth.dataset.check import file_problems
 from xreal_synth.dataset.names import INDEX, SAMPLES
+from xreal_synth.dataset.table import with_splits
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import FileStamp, Split
 
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -42,14 +42,6 @@ class SplitOf:
             SPLITS[code] if there else old for code, there, old in zip(self.places[place], known, own, strict=True)
         ]
         return with_splits(table, names)
-
-
-def with_splits(table: Any, names: Sequence[str]) -> Any:
-    """The table with these splits, one a row."""
-    import pyarrow as pa
-
-    at = table.column_names.index("split")
-    return table.set_column(at, "split", pa.array(names, pa.string()))
 
 
 def splits_of(store: Store) -> SplitOf:
@@ -90,8 +82,7 @@ def samples_stamp(store: Store) -> FileStamp:
 
 def _stale(store: Store, found: str) -> DatasetError:
     return DatasetError(
-        where=f"{store.uri}/{SAMPLES}",
-        found=found,
+        where=f"{store.uri}/{SAMPLES}", found=found,
         wanted="the file that index.json names, which holds each image's split",
         hint="run xreal-synth report to build it again",
-    )
+    )  # fmt: skip

@@ -13,8 +13,8 @@ from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import asked_groups
 from xreal_synth.dataset.names import INDEX, QUARANTINE, RECIPE, RECORDS, owner, record_key, stem_of
-from xreal_synth.dataset.note import RunNote, read_note
 from xreal_synth.dataset.record import parse_record
+from xreal_synth.dataset.runlog import RunNote, read_note
 from xreal_synth.dataset.seal import unsealed
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.storage import Store
@@ -117,10 +117,8 @@ class StatusReader:
         damaged: dict[int, str] = {}
         for key, found in zip(fresh, in_order(self._record, fresh, readers(self._store)), strict=True):
             if isinstance(found, ShardRecord):
-                self._seen[key] = RecordFacts(
-                    found.shard, found.samples, found.groups, found.rejected, found.dropped,
-                    found.timings.get("make_s", 0.0), found.actor, times[key],
-                )  # fmt: skip
+                counts = found.shard, found.samples, found.groups, found.rejected, found.dropped
+                self._seen[key] = RecordFacts(*counts, found.timings.get("make_s", 0.0), found.actor, times[key])
             elif (shard := _shard_of(key, head)) is not None:
                 damaged[shard] = found
         return damaged

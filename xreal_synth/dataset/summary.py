@@ -123,16 +123,11 @@ class Tally:
         environments = tuple((dict(names), shards) for names, shards in ranked)
         names = ("shards", "groups", "samples", "rejected", "dropped", "bytes")
         return DatasetSummary(
-            **{name: self._totals[name] for name in names},
-            labels=labels,
-            splits=dict(sorted(self._splits.items())),
-            members=dict(sorted(self._members.items())),
-            rows=dict(sorted(self._rows.items())),
-            image_sizes=tuple(sorted(self._sizes)),
-            gate=self._gate,
-            asked=asked,
+            **{name: self._totals[name] for name in names}, labels=labels, splits=dict(sorted(self._splits.items())),
+            members=dict(sorted(self._members.items())), rows=dict(sorted(self._rows.items())),
+            image_sizes=tuple(sorted(self._sizes)), gate=self._gate, asked=asked,
             making=GenerationTimes(self._timed, round(self._seconds, 3), len(self._actors), environments),
-        )
+        )  # fmt: skip
 
 
 def _counts(table: Any, column: str) -> dict[Any, int]:
@@ -144,10 +139,8 @@ def count_acceptance(metas: Sequence[SampleMeta], rejected: Iterable[Rejected]) 
     """A shard's images, a group's side by side, and its refused attempts; what had no place was not tried."""
     tried, accepted, reasons, flags = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for _, members in groupby(metas, key=lambda meta: meta.group):
-        reported = list(members)
-        accepted.update(_asked([finding.name for meta in reported for finding in meta.findings]))
-        for meta in reported:
-            flags.update(() if meta.quality is None else meta.quality.flags)
+        accepted.update(_asked([finding.name for meta in members for finding in meta.findings]))
+    flags.update(flag for meta in metas if meta.quality is not None for flag in meta.quality.flags)
     tried.update(accepted)
     for reject in rejected:
         reasons[reject.check] += 1

@@ -29,12 +29,8 @@ QUALITY: Final = "quality."
 FLAGS: Final = "quality.flags"
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {
-    "compression": "zstd",
-    "compression_level": 3,
-    "write_page_checksum": True,
-    "store_schema": False,
-}
-
+    "compression": "zstd", "compression_level": 3, "write_page_checksum": True, "store_schema": False
+}  # fmt: skip
 
 _WORDS: Final[dict[str, Callable[[str], bool]]] = {
     "key": is_key,
@@ -135,12 +131,9 @@ def build_table(shard: ShardPlan, rows: Sequence[TableRow]) -> bytes:
 def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
     """Parquet bytes of a shard's rejected attempts, in the order given."""
     content = [
-        {
-            **asdict(reject),
-            "shard": shard.shard,
-            "asked": list(reject.findings),
-            **{QUALITY + name: value for name, value in reject.scores},
-        }
+        asdict(reject)
+        | {"shard": shard.shard, "asked": list(reject.findings)}
+        | {QUALITY + name: value for name, value in reject.scores}
         for reject in rejected
     ]
     scores = {name for reject in rejected for name, _ in reject.scores}
@@ -181,6 +174,14 @@ def _check_words(table: Any, where: str) -> None:
                 )  # fmt: skip
 
 
+def with_splits(table: Any, names: Sequence[str]) -> Any:
+    """The table with these splits, one a row."""
+    import pyarrow as pa
+
+    at = table.column_names.index("split")
+    return table.set_column(at, "split", pa.array(names, pa.string()))
+
+
 def read_rejected(data: bytes, where: str) -> list[Rejected]:
     """The rejected attempts of one shard's reject table."""
     rows = read_table(data, where, rejected_schema()).to_pylist()
@@ -189,11 +190,8 @@ def read_rejected(data: bytes, where: str) -> list[Rejected]:
             row["group"], row["attempt"], row["row"], row["reason"], row["dropped"],
             check=row.get("check") or "placement", member=row.get("member") or "",
             findings=tuple(row.get("asked") or ()),
-            scores=tuple(
-                (name.removeprefix(QUALITY), value)
-                for name, value in row.items()
-                if name.startswith(QUALITY) and value is not None
-            ),
+            scores=tuple((name.removeprefix(QUALITY), value) for name, value in row.items()
+                         if name.startswith(QUALITY) and value is not None),
         )
         for row in rows
     ]  # fmt: skip

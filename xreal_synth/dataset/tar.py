@@ -11,7 +11,6 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -59,19 +58,18 @@ class TarSample:
     sha256: str
     members: tuple[bytes, ...]
 
+    def member(self, suffix: str) -> bytes:
+        """The bytes of its file of this suffix."""
+        return self.members[SUFFIXES.index(suffix)]
+
 
 def encode_sample(sample: Sample) -> EncodedSample:
     """Encodes the PNGs and the JSON: pure, so that it may run in a thread beside the sampler."""
     meta = sample.meta
     parts = (sample.image, sample.anatomy, sample.pathology, sample.change)
     assert all(part.shape == meta.image_size for part in parts), meta.key
-    members = (
-        encode_png(sample.image),
-        meta_json(meta),
-        encode_png(sample.anatomy),
-        encode_png(sample.pathology),
-        encode_png(sample.change),
-    )
+    image, *masks = map(encode_png, parts)
+    members = (image, meta_json(meta), *masks)
     return EncodedSample(TableRow(meta, sample.split, content_sha256(members)), members)
 
 
@@ -107,9 +105,7 @@ class TarWriter:
             add_member(self._tar, f"{encoded.key}.{suffix}", content)
         self.rows.append(encoded.row)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
             if kind is None:
                 self._tar.close()

@@ -6,32 +6,22 @@ import filecmp
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from xreal_synth.dataset.ahead import in_order, readers
-from xreal_synth.dataset.check import (
-    MOST_PER_FILE,
-    file_problems,
-    local_copy,
-    record_problems,
-    reject_problems,
-    table_problems,
-    tar_problems,
-)
+from xreal_synth.dataset.check import MOST_PER_FILE, file_problems, record_problems, shard_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
 from xreal_synth.dataset.names import (
+    FOLDERS,
     INDEX,
     QUARANTINE,
-    RECORDS,
     REJECTED,
     SAMPLES,
-    SHARDS,
-    TABLES,
     numbers_up_to,
     owner,
     quarantine_key,
@@ -45,10 +35,8 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.errors import DatasetError, StorageError, XrealError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
-
-_STALE = "run report to build it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +76,9 @@ class VerifyReport:
 
 
 def verify(
-    store: Store,
-    deep: bool = True,
-    *,
-    expected: Iterable[ShardPlan] | None = None,
+    store: Store, deep: bool = True, *, expected: Iterable[ShardPlan] | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
-) -> VerifyReport:
+) -> VerifyReport:  # fmt: skip
     """Checks the dataset at this place; raises DatasetError only if its dataset.json cannot be read.
 
     Hashes and counts always; with `deep` every sample is decoded and its image, masks, boxes, labels and
@@ -102,7 +87,7 @@ def verify(
     """
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
-    listed = {folder: store.list(folder) for folder in (SHARDS, TABLES, RECORDS, QUARANTINE)}
+    listed = {folder: store.list(folder) for folder in FOLDERS}
     present = {shard for keys in listed.values() for shard in shards_among(keys, head.name)}
     wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
@@ -123,14 +108,15 @@ def verify(
                     lines.add(record)
             on_shard(done, len(wanted))
         complete = len(sound) == len(wanted)
-        problems += _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
+        whole = _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
+        problems += [VerifyProblem(path, f"{text}; run report to build it again", None) for path, text in whole]
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 
 def _foreign(listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]) -> list[VerifyProblem]:
     """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
     own = set(shards)
-    stems = ((key, owner(key)) for folder in (SHARDS, TABLES, RECORDS) for key in listed[folder])
+    stems = ((key, owner(key)) for folder in FOLDERS if folder != QUARANTINE for key in listed[folder])
     return [
         VerifyProblem(key, "does not belong to this dataset", None)
         for key, stem in stems
@@ -156,24 +142,7 @@ def _shard(
     reported = record_problems(record, shard, stem, head, plan)
     if reported:
         return record, [VerifyProblem(key, text, shard) for text in reported]
-    return record, [VerifyProblem(path, text, shard) for path, text in _file_problems(store, head, record, deep)]
-
-
-def _file_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: bool) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong with it) for the shard's tar, table and reject table."""
-    stamps = [entry for entry in (record.tar, record.table, record.rejects) if entry is not None]
-    reported = {entry.path: file_problems(store, entry) for entry in stamps}
-    yield from ((path, text) for path, texts in reported.items() for text in texts)
-    if not deep:
-        return
-    table = None
-    if not reported[record.table.path]:
-        table, texts = table_problems(store.read_bytes(record.table.path), record)
-        yield from ((record.table.path, text) for text in texts)
-    if store.exists(record.tar.path):
-        yield from ((record.tar.path, text) for text in tar_problems(store, head, record, table))
-    if record.rejects is not None and not reported[record.rejects.path]:
-        yield from ((record.rejects.path, text) for text in reject_problems(store, record))
+    return record, [VerifyProblem(path, text, shard) for path, text in shard_problems(store, head, record, deep)]
 
 
 def _why_missing(store: Store, stem: str) -> str:
@@ -186,50 +155,48 @@ def _why_missing(store: Store, stem: str) -> str:
 
 def _whole_problems(
     store: Store, head: DatasetHead, shards: Mapping[int, int], lines: IndexWriter, *, complete: bool, deep: bool
-) -> list[VerifyProblem]:
-    """What is wrong with the files written at the end; none of it needs a shard to be made again.
+) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) of the files written at the end; none of it needs a shard to be made again.
 
     `shards` maps each sound shard to its number of samples, `lines` was given their records; `complete` says that
     no shard is broken.
     """
     if not store.exists(INDEX):
-        return [VerifyProblem(INDEX, f"missing: the dataset was not finished; {_STALE}", None)]
-    problems = _index_problems(store, head, lines, complete)
+        yield INDEX, "missing: the dataset was not finished"
+        return
+    problems = list(_index_problems(store, head, lines, complete))
+    yield from problems
     if deep and not problems:
-        found = _row_problems(store, head, shards, complete)
-        problems += [VerifyProblem(SAMPLES, text, None) for text in found[:MOST_PER_FILE]]
-    return problems
+        rows = _row_problems(store, head, shards, complete)
+        yield from ((SAMPLES, text) for text in islice(rows, MOST_PER_FILE))
 
 
-def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> list[VerifyProblem]:
+def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> Iterator[tuple[str, str]]:
     try:
         content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
     except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
-        return [VerifyProblem(INDEX, f"cannot be read ({error}); {_STALE}", None)]
+        yield INDEX, f"cannot be read ({error})"
+        return
     if [entry.path for entry in files] != [SAMPLES, REJECTED]:
-        return [VerifyProblem(INDEX, f"does not name {SAMPLES} and {REJECTED}; {_STALE}", None)]
-    problems = [
-        VerifyProblem(entry.path, f"{found}; {_STALE}", None)
-        for entry in files
-        for found in file_problems(store, entry)
-    ]
+        yield INDEX, f"does not name {SAMPLES} and {REJECTED}"
+        return
+    yield from ((entry.path, found) for entry in files for found in file_problems(store, entry))
     if not complete:
-        return problems
+        return
     with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
         wanted = Path(folder, INDEX)
         lines.write(wanted, head, files, asked_groups(store))
-        if not filecmp.cmp(wanted, found, shallow=False):
-            problems.append(VerifyProblem(INDEX, f"is not that of the shards here; {_STALE}", None))
-    return problems
+        same = filecmp.cmp(wanted, found, shallow=False)
+    if not same:
+        yield INDEX, "is not that of the shards here"
 
 
-def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> list[str]:
+def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> Iterator[str]:
     """Rows of samples.parquet that are not those of the shards' tables.
 
     The split is passed over: it may change with the recipe after a shard is written.
     """
-    problems: list[str] = []
     seen: set[int] = set()
     try:
         with local_copy(store, SAMPLES) as path:
@@ -239,14 +206,15 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
             )  # fmt: skip
             for shard, same in compared:
                 if shard in seen or (complete and shard not in shards):
-                    problems.append(f"rows of shard {shard} where none belong; {_STALE}")
+                    yield f"rows of shard {shard} where none belong"
                 elif not same:
-                    problems.append(f"its rows of shard {shard} are not those of the shard's table; {_STALE}")
+                    yield f"its rows of shard {shard} are not those of the shard's table"
                 seen.add(shard)
     except (OSError, UnreadableError, XrealError) as error:
-        return [*problems, f"cannot be read ({error}); {_STALE}"]
-    missing = [shard for shard, samples in shards.items() if samples and shard not in seen]
-    return problems + [f"the rows of shard {shard} are missing; {_STALE}" for shard in missing]
+        yield f"cannot be read ({error})"
+        return
+    missing = (shard for shard, samples in shards.items() if samples and shard not in seen)
+    yield from (f"the rows of shard {shard} are missing" for shard in missing)
 
 
 def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.agree import group_problems
 from xreal_synth.dataset.ahead import in_order, readers
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, rejects_key, shards_in, stem_of, tar_key
 from xreal_synth.dataset.record import parse_record
 from xreal_synth.dataset.summary import added
@@ -27,7 +26,7 @@ from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
-from xreal_synth.storage import Store, sha256_file, with_retries
+from xreal_synth.storage import Store, local_copy, sha256_file, with_retries
 from xreal_synth.types import (
     Acceptance,
     MemberSpec,

@@ -9,7 +9,7 @@ import numpy as np
 
 from xreal_synth.dataset.names import parse_key, record_key
 from xreal_synth.dataset.source import Source, each_image, open_source, read_shards, shard_table
-from xreal_synth.dataset.summary import PLACEMENT, Tally, added
+from xreal_synth.dataset.summary import PLACEMENT, added
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
 from xreal_synth.evaluation.cases import Report
@@ -66,7 +66,7 @@ def images_named(source: Source, keys: set[str], report: Report, what: str) -> d
 
 def generated_images(source: Source, report: Report, what: str = "reading generated images") -> Iterator[TarSample]:
     """Every image of the shards, one in memory at a time."""
-    return each_image(source, Tally(), lambda done, total: report(what, 1, total))
+    return each_image(source, lambda done, total: report(what, 1, total))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,12 +13,11 @@ from xreal_synth import findings as vocab
 from xreal_synth.dataset.names import CARD, IMAGE
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.tar import TarSample
-from xreal_synth.export.json_lists import JsonLists
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import JsonLists, write_member
 from xreal_synth.export.provenance import provenance
-from xreal_synth.export.regions import box_region, finding_region, kept_findings
+from xreal_synth.export.regions import finding_region, kept_findings
+from xreal_synth.masks import boxes_region
 from xreal_synth.types import PixelBox, Sample
 
 IMAGES = "images"
@@ -43,8 +42,8 @@ def split_file(split: str) -> str:
     return f"annotations_{split}.json"
 
 
-def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
-    """Writes `images/SPLIT/KEY.png`, the JSON files and a README; returns what was written.
+def write_coco(source: Source, folder: Path, on_image: OnImage) -> None:
+    """Writes `images/SPLIT/KEY.png`, the JSON files and a README.
 
     A finding painted in has one annotation per box (`both` has two); `bbox` is x, y, width and height in
     pixels, `segmentation` the uncompressed RLE of the finding's region in that box, down the columns. The boxes
@@ -52,38 +51,32 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     labels, with null for unknown. Ids count from 1 in the order of the shards.
     """
     head = _head(source)
-    tally = Tally()
     image_id = annotation_id = 0
     with ExitStack() as stack:
-        files = {ALL: stack.enter_context(JsonLists(folder / ALL, head, _LISTS))}
-        for image in each_image(source, tally, on_image):
+        files: dict[str, JsonLists] = {}
+        for image in each_image(source, on_image):
             sample = image.sample
-            if split_file(sample.split) not in files:
-                name = split_file(sample.split)
-                files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
             image_id += 1
             entry = _write_image(folder, image, image_id)
             annotations = list(_annotations(sample, image_id, annotation_id + 1))
             annotation_id += len(annotations)
-            for file in (files[ALL], files[split_file(sample.split)]):
-                file.add("images", entry)
+            for name in (ALL, split_file(sample.split)):
+                if name not in files:
+                    files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
+                files[name].add("images", entry)
                 for annotation in annotations:
-                    file.add("annotations", annotation)
+                    files[name].add("annotations", annotation)
     reported = provenance(source)
     readme = _README.format(dataset=reported.dataset, notice=reported.notice)
     (folder / CARD).write_text(readme, encoding="utf-8")
-    return tally.summary()
 
 
 def _head(source: Source) -> dict[str, object]:
     reported = provenance(source)
     parents = {name: known.implies for name, known in vocab.FINDINGS.items()}
     return {
-        "info": {
-            "description": f"{reported.dataset}: {reported.notice}",
-            "version": reported.digest[:12],
-            **reported.fields(),
-        },
+        "info": {"description": f"{reported.dataset}: {reported.notice}", "version": reported.digest[:12]}
+        | reported.fields(),
         "licenses": [{"id": 1, "name": reported.licence, "url": ""}],
         "categories": [
             {"id": number, "name": name, "supercategory": (parents.get(name) or ("finding",))[-1]}
@@ -112,9 +105,9 @@ def _annotations(sample: Sample, image_id: int, first_id: int) -> Iterator[dict[
         region = finding_region(finding, value, sample.anatomy, sample.pathology)
         more = {"side": finding.side, "zone": finding.zone, "region": finding.region, "painted": True}
         for box in finding.boxes:
-            parts.append((finding.name, box, region & box_region(box, region.shape), more))
+            parts.append((finding.name, box, region & boxes_region([box], region.shape), more))
     for own in kept_findings(sample.meta):
-        parts.append((own.name, own.box, box_region(own.box, sample.image.shape), {"painted": False}))
+        parts.append((own.name, own.box, boxes_region([own.box], sample.image.shape), {"painted": False}))
     for number, (name, box, region, more) in enumerate(parts, start=first_id):
         x0, y0, x1, y1 = box
         yield {

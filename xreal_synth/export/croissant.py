@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
-from xreal_synth.dataset.source import OnImage, Source, read_tables
+from xreal_synth.dataset.source import OnImage, Source, check_shards
 from xreal_synth.dataset.splits import samples_stamp
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance
@@ -28,18 +27,12 @@ _TERMS: Final = (
     "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
 )  # fmt: skip
 CONTEXT: Final[dict[str, object]] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "sc": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{term: f"cr:{term}" for term in _TERMS},
-}
+    "@language": "en", "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/", "sc": "https://schema.org/", "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"}, **{term: f"cr:{term}" for term in _TERMS},
+}  # fmt: skip
 """The terms of the Croissant 1.0 specification, appendix 1."""
 
 _KINDS: Final = {"string": "sc:Text", "double": "sc:Float"}
@@ -52,7 +45,7 @@ _IMAGES: Final = {
 }
 
 
-def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes, DatasetSummary]:
+def croissant_json(source: Source, out: Path, on_image: OnImage) -> bytes:
     """The file's bytes for the place `out`: local datasets are named relative to its folder.
 
     Every shard's tar and table is hashed first. Raises DatasetError where the dataset was not finished, or
@@ -60,52 +53,41 @@ def croissant_json(source: Source, out: Path, on_image: OnImage) -> tuple[bytes,
     """
     if source.excluded:
         raise DatasetError(
-            where=source.store.uri,
-            found=f"{len(source.excluded)} images are excluded (excluded.csv)",
+            where=source.store.uri, found=f"{len(source.excluded)} images are excluded (excluded.csv)",
             wanted="a whole dataset: its metadata names the tars as they are",
             hint="export --to hf or coco, which leave them out, or take them in again",
-        )
+        )  # fmt: skip
     samples = samples_stamp(source.store)
-    tally, done = Tally(), 0
-    for record, table in read_tables(source):
-        tally.count(record)
-        tally.add(table)
-        done += record.samples
-        on_image(done, source.images)
+    check_shards(source, on_image)
     if source.skipped:
         raise DatasetError(
-            where=source.store.uri,
-            found=str(source.skipped[0]),
+            where=source.store.uri, found=str(source.skipped[0]),
             wanted="a whole dataset: its metadata cannot leave images of samples.parquet out",
             hint="run xreal-synth generate again, then export",
-        )
+        )  # fmt: skip
     content = _metadata(source, samples, out)
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(), tally.summary()
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _metadata(source: Source, samples: FileStamp, out: Path) -> dict[str, object]:
     reported = provenance(source)
     tars = [record.tar for record in source.records if record.samples]
+    made_by = f"the model {reported.bundle.name}"
     return {
-        "@context": CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": CONFORMS_TO,
-        "name": reported.dataset,
+        "@context": CONTEXT, "@type": "sc:Dataset", "conformsTo": CONFORMS_TO, "name": reported.dataset,
         "description": f"{reported.notice} {source.images} images with labels, boxes and organ masks, "
-        f"drawn by the model {reported.bundle.name}.",
-        "license": reported.licence,
-        "version": f"1.0.0+{reported.digest[:12]}",
-        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and the model {reported.bundle.name}, "
+        f"drawn by {made_by}.",
+        "license": reported.licence, "version": f"1.0.0+{reported.digest[:12]}",
+        "citeAs": f"{reported.dataset}, chest X-rays made with xreal-synth and {made_by}, "
         f"recipe digest {reported.digest}",
         "keywords": [
-            "synthetic" if reported.synthetic else "edited by a model",
-            *("chest X-ray", "medical imaging", "not for diagnosis"),
+            "synthetic" if reported.synthetic else "edited by a model", "chest X-ray", "medical imaging",
+            "not for diagnosis",
         ],
-        "isLiveDataset": False,
-        **_responsible(reported),
+        "isLiveDataset": False, **_responsible(reported),
         "distribution": [*_files(source, [samples, *tars], out), *_file_sets(tars)],
         "recordSet": [_samples_records(), *(_image_records(name) for name in _IMAGES)],
-    }
+    }  # fmt: skip
 
 
 def _responsible(reported: Provenance) -> dict[str, object]:
@@ -128,30 +110,22 @@ def _files(source: Source, stamps: list[FileStamp], out: Path) -> Iterator[dict[
     root = source.store.local_path
     for stamp in stamps:
         table = stamp.path == SAMPLES_ID
+        relative = root and Path(os.path.relpath(root / stamp.path, out.parent)).as_posix()
         yield {
-            "@type": "cr:FileObject",
-            "@id": stamp.path,
-            "name": Path(stamp.path).name,
-            "contentUrl": f"{source.store.uri}/{stamp.path}"
-            if root is None
-            else Path(os.path.relpath(root / stamp.path, out.parent)).as_posix(),
+            "@type": "cr:FileObject", "@id": stamp.path, "name": Path(stamp.path).name,
+            "contentUrl": relative or f"{source.store.uri}/{stamp.path}",
             "encodingFormat": "application/x-parquet" if table else "application/x-tar",
-            "contentSize": f"{stamp.bytes} B",
-            "sha256": stamp.sha256,
-        }
+            "contentSize": f"{stamp.bytes} B", "sha256": stamp.sha256,
+        }  # fmt: skip
 
 
 def _file_sets(tars: list[FileStamp]) -> Iterator[dict[str, object]]:
     for name, (globs, description) in _IMAGES.items():
         yield {
-            "@type": "cr:FileSet",
-            "@id": f"{name}-files",
-            "name": f"{name}-files",
+            "@type": "cr:FileSet", "@id": f"{name}-files", "name": f"{name}-files",
             "description": f"PNG in every shard: {description}",
-            "containedIn": [{"@id": tar.path} for tar in tars],
-            "encodingFormat": "image/png",
-            "includes": list(globs),
-        }
+            "containedIn": [{"@id": tar.path} for tar in tars], "encodingFormat": "image/png", "includes": list(globs),
+        }  # fmt: skip
 
 
 def _samples_records() -> dict[str, object]:

@@ -10,18 +10,16 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Final
 
-from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY, parse_key
+from xreal_synth.dataset.names import ANATOMY, CHANGE, PATHOLOGY
 from xreal_synth.dataset.origin import NOTICES, Origin, origin_of, pseudonym
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.dicom_seg import segmentation, uid
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import new_file, write_member
 from xreal_synth.export.provenance import Provenance, provenance
-from xreal_synth.storage import checked_key
 from xreal_synth.types import Role, SampleMeta
 
 IMAGES: Final = "images"
@@ -48,7 +46,7 @@ def need_pydicom() -> None:
             )
 
 
-def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def write_dicom(source: Source, folder: Path, on_image: OnImage) -> None:
     """Writes `images/SPLIT/KEY.dcm`, `segmentations/SPLIT/KEY.dcm`, masks/KEY.SUFFIX.png and `labels.csv`.
 
     An anatomy is a patient with one study; a group is a series, and its images are the instances, their
@@ -56,11 +54,11 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
     same files, byte for byte, with the same pydicom and highdicom. Raises XrealError without them.
     """
     need_pydicom()
-    reported, tally = provenance(source), Tally()
+    reported = provenance(source)
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "segmentation", "key", "split", "patient_id", "sop_instance_uid", *LABEL_COLUMNS])
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             meta, split = image.sample.meta, image.sample.split
             header = image_header(image, split, reported)
             segments = segmentation(image, header, reported)
@@ -70,13 +68,10 @@ def write_dicom(source: Source, folder: Path, on_image: OnImage) -> DatasetSumma
                 write_member(folder, f"{MASKS}/{meta.key}.{suffix}", image, suffix)
             row = [name, segmented, meta.key, split, header.PatientID, header.SOPInstanceUID]
             table.writerow(map(for_csv, [*row, *label_columns(meta).values()]))
-    return tally.summary()
 
 
 def _save(one: Any, folder: Path, name: str) -> str:
-    path = folder / checked_key(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    one.save_as(path, enforce_file_format=True)
+    one.save_as(new_file(folder, name), enforce_file_format=True)
     return name
 
 
@@ -110,7 +105,7 @@ def image_header(image: TarSample, split: str, reported: Provenance) -> Any:
 
 def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> None:
     """Study, series, equipment and what was drawn."""
-    key, origin = parse_key(meta.key), origin_of(meta)
+    origin = origin_of(meta)
     one.ImageType = ["DERIVED", "SECONDARY"]
     one.Modality = "OT"
     one.ConversionType = "WSD" if origin is Origin.real else "SYN"
@@ -128,9 +123,8 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
     one.StudyDescription = f"{kind} chest X-ray, not for diagnosis"
     one.SeriesDescription = f"{kind} {reported.dataset}"[:64]
     one.SeriesNumber = meta.group % 2**31
-    one.InstanceNumber = (
-        1 if key.member == Role.healthy else 2 * int(key.member[1:]) + 1 + _MEMBERS[Role.of(key.member)]
-    )
+    healthy = meta.member == Role.healthy
+    one.InstanceNumber = 1 if healthy else 2 * int(meta.member[1:]) + 1 + _MEMBERS[Role.of(meta.member)]
     one.ImageComments = comment(meta, split, reported)[:LARGEST_COMMENT]
     one.DerivationDescription = (
         f"{_DERIVED[origin].format(drawn_from=reported.drawn_from)} Model {reported.bundle.name}, recipe digest "
@@ -141,12 +135,10 @@ def _describe(one: Any, meta: SampleMeta, split: str, reported: Provenance) -> N
 def comment(meta: SampleMeta, split: str, reported: Provenance) -> str:
     """What was asked for and where, one line each; boxes are x0, y0, x1, y1 in pixels, half-open."""
     lines = [NOTICES[origin_of(meta)], f"key: {meta.key}; split: {split}; dataset: {reported.dataset}"]
-    for finding in meta.findings:
-        boxes = " and ".join(",".join(map(str, box)) for box in finding.boxes)
-        lines.append(f"requested: {finding.name} (side {finding.side}, zone {finding.zone}), box {boxes}")
-    for place in meta.sham:
+    for place in (*meta.findings, *meta.sham):
         boxes = " and ".join(",".join(map(str, box)) for box in place.boxes)
-        lines.append(f"sham edit: painted with the healthy prompt, box {boxes}")
+        asked = f"requested: {place.name} (side {place.side}, zone {place.zone})"
+        lines.append(f"{'sham edit: painted with the healthy prompt' if meta.sham else asked}, box {boxes}")
     if not meta.findings:
         lines.append("requested: no finding")
     lines.append("A label says what was asked for at that place, not what a radiologist read there.")

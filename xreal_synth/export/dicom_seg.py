@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xreal_synth import findings as vocab
-from xreal_synth.dataset.names import ANATOMY, PATHOLOGY, SUFFIXES
+from xreal_synth.dataset.names import ANATOMY, PATHOLOGY
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.export.provenance import Provenance
 from xreal_synth.export.regions import finding_region
@@ -95,26 +95,18 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
     if not segments:
         return None
     one = Segmentation(
-        source_images=[capture],
+        source_images=[capture], segmentation_type=SegmentationTypeValues.BINARY, omit_empty_frames=False,
         pixel_array=np.stack([segment.mask for segment in segments], axis=-1)[None].astype(np.uint8),
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _description(number, segment, reported) for number, segment in enumerate(segments, start=1)
-        ],
+        segment_descriptions=[_description(number, one, reported) for number, one in enumerate(segments, start=1)],
         series_instance_uid=uid(meta.digest, "segmentations", str(meta.group)),
-        series_number=2**30 + capture.SeriesNumber % 2**30,
+        series_number=2**30 + capture.SeriesNumber % 2**30, series_description=capture.SeriesDescription,
         sop_instance_uid=uid(meta.digest, "segmentation", meta.key, image.sha256, _masks_digest(image)),
-        instance_number=capture.InstanceNumber,
-        manufacturer=capture.Manufacturer,
+        instance_number=capture.InstanceNumber, manufacturer=capture.Manufacturer,
         manufacturer_model_name=capture.SecondaryCaptureDeviceManufacturerModelName,
         software_versions=capture.SecondaryCaptureDeviceSoftwareVersions,
-        device_serial_number=reported.bundle.hash[:12],
-        content_label="CHEST",
-        content_description="Organs and the regions in which findings were asked for",
-        series_description=capture.SeriesDescription,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=False,
-    )
+        device_serial_number=reported.bundle.hash[:12], transfer_syntax_uid=ExplicitVRLittleEndian,
+        content_label="CHEST", content_description="Organs and the regions in which findings were asked for",
+    )  # fmt: skip
     one.SyntheticData, one.PatientOrientation = capture.SyntheticData, capture.PatientOrientation
     _take_out_the_present(one, uid(meta.digest, "dimensions"))
     return one
@@ -122,7 +114,7 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
 
 def _masks_digest(image: TarSample) -> str:
     """The sha256 of the masks that the segments are made of."""
-    masks = (image.members[SUFFIXES.index(suffix)] for suffix in (ANATOMY, PATHOLOGY))
+    masks = (image.member(suffix) for suffix in (ANATOMY, PATHOLOGY))
     return hashlib.sha256(b"".join(hashlib.sha256(mask).digest() for mask in masks)).hexdigest()
 
 
@@ -131,19 +123,14 @@ def _description(number: int, segment: Segment, reported: Provenance) -> Any:
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
     from highdicom.sr import CodedConcept
 
+    version = reported.made_with.get("xreal-synth", "unknown")
+    by = AlgorithmIdentificationSequence("xreal-synth", _code("DCM.ArtificialIntelligence"), version)
     described = SegmentDescription(
-        segment_number=number,
-        segment_label=segment.label[:64],
-        segmented_property_category=_code(segment.category),
-        segmented_property_type=_code(segment.kind),
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name="xreal-synth",
-            family=_code("DCM.ArtificialIntelligence"),
-            version=reported.made_with.get("xreal-synth", "unknown"),
-        ),
+        segment_number=number, segment_label=segment.label[:64],
+        segmented_property_category=_code(segment.category), segmented_property_type=_code(segment.kind),
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC, algorithm_identification=by,
         anatomic_regions=[_code(segment.region)] if segment.region else None,
-    )
+    )  # fmt: skip
     if segment.side in SIDES:
         side = CodedConcept.from_code(_code(SIDES[segment.side]))
         described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]

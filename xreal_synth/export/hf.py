@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import finding_fields, sham_fields
-from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY, SUFFIXES
+from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY
 from xreal_synth.dataset.origin import Origin, origin_of
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import place_struct
 from xreal_synth.dataset.tar import TarSample
 
@@ -26,7 +25,7 @@ FILE_BYTES: Final = 400_000_000
 ROW_GROUP: Final = 100
 
 
-def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> DatasetSummary:
+def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = FILE_BYTES) -> None:
     """Writes `data/SPLIT-NNNNN-of-NNNNN.parquet`, each of about `file_bytes` of images at most.
 
     A row has the image, its two masks and its change from the twin as PNG bytes, key, group,
@@ -34,33 +33,24 @@ def write_hf(source: Source, folder: Path, on_image: OnImage, file_bytes: int = 
     sham's regions, the findings a real image came with, and both label sets with null for unknown.
     """
     (folder / DATA).mkdir()
-    tally = Tally()
     with ExitStack() as stack:
         splits: dict[str, _SplitFiles] = {}
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             name = HUB_SPLITS[image.sample.split]
             if name not in splits:
                 splits[name] = stack.enter_context(_SplitFiles(folder / DATA, name, file_bytes))
             splits[name].add(image)
     for files in splits.values():
         files.name_with_total()
-    return tally.summary()
 
 
 def image_row(image: TarSample) -> dict[str, object]:
     """An image as a row."""
     meta = image.sample.meta
     origin = origin_of(meta)
-    contents = dict(zip(SUFFIXES, image.members, strict=True))
-    images = {
-        column: {"bytes": contents[suffix], "path": f"{meta.key}.{suffix}"} for column, suffix in IMAGE_COLUMNS.items()
-    }
     return {
-        **images,
-        "key": meta.key,
-        "group": meta.group,
-        "member": meta.member,
-        "prompt": meta.prompt,
+        **{name: {"bytes": image.member(end), "path": f"{meta.key}.{end}"} for name, end in IMAGE_COLUMNS.items()},
+        **{name: getattr(meta, name) for name in ("key", "group", "member", "prompt")},
         "findings": [finding_fields(finding, meta.image_size) for finding in meta.findings],
         "sham": [sham_fields(place, meta.image_size) for place in meta.sham],
         "existing_findings": [

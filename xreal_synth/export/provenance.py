@@ -54,14 +54,9 @@ def provenance(source: Source) -> Provenance:
     unknown = "as the bundle's own bundle.json states it (it was not at hand when this was written)"
     real = head.real_images
     return Provenance(
-        notice=EDITED if real else SYNTHETIC,
-        synthetic=not real,
-        dataset=head.name,
-        digest=head.digest,
-        bundle=head.bundle,
-        licence=bundle.licence if bundle else unknown,
+        notice=EDITED if real else SYNTHETIC, synthetic=not real, dataset=head.name, digest=head.digest,
+        bundle=head.bundle, licence=bundle.licence if bundle else unknown,
         use_restriction=bundle.use_restriction if bundle else unknown,
         training_data=bundle.training_data if bundle else unknown,
-        made_with=dict(sorted(head.fingerprint.items())),
-        follows_masks=head.follows_masks,
-    )
+        made_with=dict(sorted(head.fingerprint.items())), follows_masks=head.follows_masks,
+    )  # fmt: skip

@@ -54,10 +54,9 @@ def _require_rights(repo: str, who: Mapping[str, Any]) -> None:
     owner, slash, _ = repo.partition("/")
     if slash and owner not in owners:
         raise StorageError(
-            found=f"{repo}, and the token is {who['name']}'s",
-            wanted=f"a repository of {' or '.join(owners)}",
+            found=f"{repo}, and the token is {who['name']}'s", wanted=f"a repository of {' or '.join(owners)}",
             hint=near(owner, owners) or f"--push {who['name']}/NAME",
-        )
+        )  # fmt: skip
 
 
 def push(folder: Path, repo: str, *, public: bool) -> str:
@@ -85,10 +84,9 @@ def _hub(repo: str, hint: str = "") -> Iterator[HfApi]:
         )
     if constants.ENDPOINT.startswith("http://") and not is_loopback(constants.ENDPOINT):
         raise StorageError(
-            found="HF_ENDPOINT is http:// on another machine, where the token would go in clear",
-            wanted="https://",
+            found="HF_ENDPOINT is http:// on another machine, where the token would go in clear", wanted="https://",
             hint="set HF_ENDPOINT to an https:// address",
-        )
+        )  # fmt: skip
     try:
         yield HfApi(token=token)
     except HFValidationError as error:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.findings import NO_FINDING
+from xreal_synth.masks import boxes_region
 from xreal_synth.planning.labels import implied, labels_of
 from xreal_synth.types import ExistingFinding, Mask, PixelBox, PlacedFinding, SampleMeta
 
@@ -25,6 +26,14 @@ def finding_region(finding: PlacedFinding, value: int, anatomy: Mask, pathology:
     if hidden.any():
         shown |= hidden & region_mask(finding, anatomy)
     return shown
+
+
+def shown_regions(meta: SampleMeta, anatomy: Mask, pathology: Mask) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """(finding, bool [H, W]) of what was painted in, then the boxes of what a real image came with and kept."""
+    for value, finding in enumerate(meta.findings, start=1):
+        yield finding.name, finding_region(finding, value, anatomy, pathology)
+    for own in kept_findings(meta):
+        yield own.name, boxes_region([own.box], anatomy.shape)
 
 
 def kept_findings(meta: SampleMeta) -> tuple[ExistingFinding, ...]:
@@ -47,14 +56,6 @@ def has_unboxed(meta: SampleMeta) -> bool:
         for label_set, labels in meta.labels.items()
         for label, value in labels.items()
     )
-
-
-def box_region(box: PixelBox, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """bool [H, W], True inside the box."""
-    region = np.zeros(shape, dtype=bool)
-    x0, y0, x1, y1 = box
-    region[y0:y1, x0:x1] = True
-    return region
 
 
 def positive_names(finding: str, label_set: str) -> frozenset[str]:

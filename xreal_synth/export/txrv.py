@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,13 @@ import torchxrayvision as xrv
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import parse_meta
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, META, PATHOLOGY
-from xreal_synth.dataset.offsets import SampleReader
+from xreal_synth.dataset.offsets import open_samples
 from xreal_synth.dataset.origin import subject_id
 from xreal_synth.dataset.png import decode_png
-from xreal_synth.dataset.source import open_source, shard_table
-from xreal_synth.dataset.splits import SPLITS
+from xreal_synth.dataset.source import open_source
 from xreal_synth.dataset.table import LABEL_COLUMNS
 from xreal_synth.errors import DatasetError
-from xreal_synth.export.regions import box_region, finding_region, kept_findings, positive_names
+from xreal_synth.export.regions import positive_names, shown_regions
 from xreal_synth.storage import open_store
 from xreal_synth.types import Split
 
@@ -61,19 +60,12 @@ class SyntheticDataset(xrv.datasets.Dataset):
     """
 
     def __init__(
-        self,
-        uri: str | os.PathLike[str],
-        *,
-        split: Split | None = None,
-        label_set: LabelSet = "txrv18",
-        transform: Transform | None = None,
-        data_aug: Transform | None = None,
-        pathology_masks: bool = False,
-        semantic_masks: bool = False,
-        change_maps: bool = False,
-    ) -> None:
+        self, uri: str | os.PathLike[str], *, split: Split | None = None, label_set: LabelSet = "txrv18",
+        transform: Transform | None = None, data_aug: Transform | None = None,
+        pathology_masks: bool = False, semantic_masks: bool = False, change_maps: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        _one_of("split", split, (None, *SPLITS))
+        _one_of("split", split, (None, *get_args(Split)))
         _one_of("label_set", label_set, tuple(vocab.LABEL_SETS))
         self.uri = os.fspath(uri)
         self.split = split
@@ -84,9 +76,9 @@ class SyntheticDataset(xrv.datasets.Dataset):
         self.semantic_masks = semantic_masks
         self.change_maps = change_maps
         self.pathologies: list[str] = list(vocab.LABEL_SETS[label_set])
-        self._reader = SampleReader(self.uri)
         self.name, table = self._read_tables()
-        self.labels: npt.NDArray[np.float32] = _labels(table, label_set)
+        columns = [f"{label_set}.{name}" for name in self.pathologies]
+        self.labels: npt.NDArray[np.float32] = np.asarray(table[columns].to_numpy(np.float32, na_value=np.nan))
         self.csv = table.drop(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
 
     def _read_tables(self) -> tuple[str, pd.DataFrame]:
@@ -95,23 +87,14 @@ class SyntheticDataset(xrv.datasets.Dataset):
             raise DatasetError(
                 where=self.uri,
                 found="semantic_masks of images that do not follow their organ masks (sampling.control: none)",
-                wanted="images made with sampling.control: xreal or controlnet",
-                hint="leave semantic_masks out",
-            )
-        frames = []
-        for record in source.records:
-            table = shard_table(source, record)
-            if table is None:
-                continue
-            rows = zip(*(table.column(name).to_pylist() for name in ("key", "sha256")), strict=True)
-            self._reader.add(record.tar.path, rows)
-            frame = _frame(table, source.head.digest)
-            frames.append(frame[~frame["key"].isin(source.excluded)])
+                wanted="images made with sampling.control: xreal or controlnet", hint="leave semantic_masks out",
+            )  # fmt: skip
+        self._reader, tables = open_samples(source)
         for skipped in source.skipped:
             warnings.warn(f"{self.uri}: {skipped}", stacklevel=4)
-        if not frames:
+        if not tables:
             raise DatasetError(where=self.uri, found="no shard is as its record says", hint="run xreal-synth verify")
-        whole = pd.concat(frames, ignore_index=True)
+        whole = pd.concat([_frame(table, source.head.digest) for table in tables], ignore_index=True)
         if not len(whole) and source.excluded:
             raise DatasetError(
                 where=self.uri, found="every image is excluded (excluded.csv)", hint="take some in again"
@@ -169,12 +152,7 @@ class SyntheticDataset(xrv.datasets.Dataset):
         pathology = decode_png(members[PATHOLOGY], f"{where}.{PATHOLOGY}")
         places = {name: i for i, name in enumerate(self.pathologies)}
         masks: dict[int, npt.NDArray[np.float32]] = {}
-        regions = [
-            (finding.name, finding_region(finding, value, anatomy, pathology))
-            for value, finding in enumerate(meta.findings, start=1)
-        ]
-        regions += [(own.name, box_region(own.box, anatomy.shape)) for own in kept_findings(meta)]
-        for finding, region in regions:
+        for finding, region in shown_regions(meta, anatomy, pathology):
             for name in positive_names(finding, self.label_set) & places.keys():
                 there = masks.get(places[name], np.zeros((1, *region.shape), np.float32))
                 masks[places[name]] = np.maximum(there, region[None].astype(np.float32))
@@ -191,11 +169,6 @@ def _frame(table: Any, digest: str) -> pd.DataFrame:
     frame["patientid"] = [subject_id(source, name, digest, group) for source, name, group in anatomies]
     frame["view"] = "UNKNOWN"
     return frame
-
-
-def _labels(table: pd.DataFrame, label_set: str) -> npt.NDArray[np.float32]:
-    columns = [f"{label_set}.{name}" for name in vocab.LABEL_SETS[label_set]]
-    return np.asarray(table[columns].to_numpy(dtype=np.float32, na_value=np.nan))
 
 
 def _one_of(name: str, found: object, wanted: tuple[object, ...]) -> None:

@@ -10,11 +10,10 @@ import yaml
 
 from xreal_synth.dataset.names import IMAGE
 from xreal_synth.dataset.source import OnImage, Source, each_image
-from xreal_synth.dataset.summary import DatasetSummary, Tally
 from xreal_synth.dataset.table import LABEL_COLUMNS, label_columns
 from xreal_synth.escaping import for_csv
 from xreal_synth.export.coco import CATEGORIES
-from xreal_synth.export.place import write_member
+from xreal_synth.export.place import new_file, write_member
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import boxed_findings, has_unboxed
 from xreal_synth.types import SampleMeta
@@ -26,7 +25,7 @@ NEEDED: Final = ("train", "val")
 """The splits without which Ultralytics takes no dataset."""
 
 
-def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummary:
+def write_yolo(source: Source, folder: Path, on_image: OnImage) -> None:
     """Writes `images/SPLIT/KEY.png`, `labels/SPLIT/KEY.txt`, `data.yaml` and `labels.csv`.
 
     A line of a text file is a class, then the box's centre, width and height as shares of the image; an image
@@ -34,20 +33,17 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
     none of its boxes accounts for is in no split: it is `unboxed/SPLIT/KEY.png`. Every image has its labels in
     `labels.csv`, empty for unknown.
     """
-    tally = Tally()
     splits: dict[str, str] = {}
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "key", "split", *LABEL_COLUMNS])
-        for image in each_image(source, tally, on_image):
+        for image in each_image(source, on_image):
             meta, split = image.sample.meta, image.sample.split
             place = UNBOXED if has_unboxed(meta) else "images"
             name = write_member(folder, f"{place}/{split}/{meta.key}.png", image, IMAGE)
             if place != UNBOXED:
                 splits[split] = f"images/{split}"
-                boxes = folder / "labels" / split / f"{meta.key}.txt"
-                boxes.parent.mkdir(parents=True, exist_ok=True)
-                boxes.write_text(_lines(meta), encoding="utf-8")
+                new_file(folder, f"labels/{split}/{meta.key}.txt").write_text(_lines(meta), encoding="utf-8")
             table.writerow(map(for_csv, [name, meta.key, split, *label_columns(meta).values()]))
     content: dict[str, object] = {
         **{split: splits[split] for split in ("train", "val", "test") if split in splits},
@@ -55,7 +51,6 @@ def write_yolo(source: Source, folder: Path, on_image: OnImage) -> DatasetSummar
         "provenance": provenance(source).fields(),
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return tally.summary()
 
 
 def _lines(meta: SampleMeta) -> str:

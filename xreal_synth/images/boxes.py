@@ -90,11 +90,8 @@ def read_entries(data: bytes, name: str, name_of: NameOf = image_label) -> list[
     if suffix not in (".csv", ".json"):
         raise BadBoxes([f"{name}: wanted a .csv or a COCO .json file"])
     try:
-        found = list(
-            _coco(parse_json(data.decode("utf-8-sig")), name, name_of)
-            if suffix == ".json"
-            else _csv(data, name, name_of)
-        )
+        read = _csv if suffix == ".csv" else _coco
+        found = list(read(data, name, name_of))
     except ValueError as error:
         raise BadBoxes([f"{name}: cannot be read: {error}"]) from error
     if problems := [one for one in found if isinstance(one, str)]:
@@ -167,17 +164,18 @@ def _csv(data: bytes, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
             size = form.size
             if size is None and row.get("width"):
                 size = (float(row["width"]), float(row["height"]))
-            yield _entry(at, row[form.image], name_of, finding, numbers, size, form.sized)
+            yield _entry(at, row[form.image], finding, known, numbers, size, form.sized)
         except (TypeError, ValueError, KeyError) as error:
             yield f"{at}: {_said(error)}"
 
 
-def _coco(data: Any, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
+def _coco(data: bytes, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
     """The boxes, and what is wrong with others."""
+    content: Any = parse_json(data.decode("utf-8-sig"))
     try:
-        images = {image["id"]: image for image in data["images"]}
-        categories = {category["id"]: str(category["name"]) for category in data["categories"]}
-        annotations = list(data["annotations"])
+        images = {image["id"]: image for image in content["images"]}
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+        annotations = list(content["annotations"])
     except (TypeError, KeyError) as error:
         yield f"{name}: not COCO ({_said(error)}): wanted images, categories and annotations"
         return
@@ -185,11 +183,11 @@ def _coco(data: Any, name: str, name_of: NameOf) -> Iterator[TableEntry | str]:
         at = f"{name}, annotation {number}"
         try:
             image, finding = images[one["image_id"]], categories[one["category_id"]]
-            if name_of(finding) == "":
+            if (known := name_of(finding)) == "":
                 continue
             size = (float(image["width"]), float(image["height"])) if "width" in image else None
             numbers = [float(value) for value in one["bbox"]]
-            yield _entry(at, str(image["file_name"]), name_of, finding, numbers, size, True)
+            yield _entry(at, str(image["file_name"]), finding, known, numbers, size, True)
         except (TypeError, ValueError, KeyError) as error:
             yield f"{at}: {_said(error)}"
 
@@ -201,15 +199,14 @@ def _said(error: Exception) -> str:
 def _entry(
     at: str,
     image: str,
-    name_of: NameOf,
     finding: str,
+    known: str | None,
     numbers: list[float],
     size: tuple[float, float] | None,
     sized: bool,
 ) -> TableEntry:
-    """Raises ValueError."""
+    """Raises ValueError; `known` is the manifest's name of the finding."""
     x, y, a, b = numbers
-    known = name_of(finding)
     if known is None or known == NO_FINDING:
         raise ValueError(f"unknown finding {finding!r}; known are {', '.join(IMAGE_LABELS[1:])}")
     if not all(map(math.isfinite, numbers)) or (size is not None and min(size) <= 0):

@@ -28,6 +28,7 @@ from xreal_synth.images.boxes import BadBoxes, boxes_by_image, norm_box, read_en
 from xreal_synth.images.files import ImageFiles, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
+from xreal_synth.recipe.edits import ImagesFolder
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, NormBox
 
@@ -39,18 +40,6 @@ _READERS: Final = 8
 _MASKS_KEPT: Final = 256
 
 _Boxes = tuple[ImageBox, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSettings:
-    """`boxes` and `places` are files in the folder, `splits` those of the manifest to take (all by default),
-    `content` the digest that the images must have."""
-
-    path: str
-    boxes: str | None = None
-    places: str | None = None
-    splits: tuple[str, ...] | None = None
-    content: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +74,12 @@ class ImageFolder:
 
     source_name = "images"
 
-    def __init__(self, settings: FolderSettings, size: int) -> None:
+    def __init__(self, settings: ImagesFolder, size: int) -> None:
         self._where = settings.path
         store = open_store(settings.path)
         self._files = ImageFiles(store)
         problems: list[str] = []
-        rows = image_rows(store, settings, problems)
+        rows = image_rows(store, settings.path, settings.splits, problems)
         self.notes: tuple[str, ...] = ()
         minors = [] if settings.splits is not None else [row for row in rows if _minor(row)]
         if minors:
@@ -117,17 +106,15 @@ class ImageFolder:
     def image(self, number: int, size: int) -> GreyImage:
         """The image uint8 [size, size]. Raises AnatomyError if it cannot be read or is no longer the same."""
         image = self.images[number]
-        return resize_image(padded(self._decoded(image)), size)
+        try:
+            decoded = decode_image(self._read(image.row.shard, image.row.image, image.sha256))
+        except BadImage as bad:
+            raise AnatomyError(where=image.id, found=bad.reason, wanted="a grey image of 8 bits") from bad
+        return resize_image(padded(decoded), size)
 
     def mask(self, number: int, size: int) -> Mask | None:
         """The image's validated organ mask uint8 [size, size], None without one. Raises AnatomyError."""
         return self._mask(number, size) if self.images[number].row.mask else None
-
-    def _decoded(self, image: RealImage) -> GreyImage:
-        try:
-            return decode_image(self._read(image.row.shard, image.row.image, image.sha256))
-        except BadImage as bad:
-            raise AnatomyError(where=image.id, found=bad.reason, wanted="a grey image of 8 bits") from bad
 
     @lru_cache(maxsize=_MASKS_KEPT)  # noqa: B019 (a run has one folder, and keeps it)
     def _mask(self, number: int, size: int) -> Mask:
@@ -157,7 +144,7 @@ class ImageFolder:
         return data
 
     def _boxed(
-        self, store: Store, settings: FolderSettings, found: list[RealImage], problems: list[str]
+        self, store: Store, settings: ImagesFolder, found: list[RealImage], problems: list[str]
     ) -> tuple[RealImage, ...]:
         """The images with their boxes, ordered by id."""
         own, places = (self._table(store, name, found, problems) for name in (settings.boxes, settings.places))
@@ -213,33 +200,33 @@ def resize_image(image: GreyImage, size: int) -> GreyImage:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def image_rows(store: Store, settings: FolderSettings, problems: list[str]) -> list[ImageRow]:
-    """The manifest's rows, or without one the images of the folder; what is wrong with rows goes to `problems`.
+def image_rows(store: Store, where: str, splits: tuple[str, ...] | None, problems: list[str]) -> list[ImageRow]:
+    """The manifest's rows, of these splits, or without one the images of the folder `where`; what is wrong with rows
+    goes to `problems`.
 
     Raises AnatomyError: no folder, no images, a manifest that cannot be read.
     """
     if store.local_path is not None and not store.local_path.is_dir():
         raise AnatomyError(
-            where=settings.path, found="no such folder", wanted="a folder of images",
+            where=where, found="no such folder", wanted="a folder of images",
             hint="set anatomy.source.images.path to it (a relative one starts at the current folder)",
         )  # fmt: skip
     if not store.exists(MANIFEST):
-        if settings.splits is not None:
-            problems.append(f"splits {', '.join(settings.splits)} without a {MANIFEST} that tells them")
+        if splits is not None:
+            problems.append(f"splits {', '.join(splits)} without a {MANIFEST} that tells them")
         rows = list(_listed(store))
     else:
         try:
-            manifest = read_manifest(store, ("image",), settings.splits)
+            manifest = read_manifest(store, ("image",), splits)
         except TrainingError as error:
-            raise AnatomyError(where=settings.path, found=error.found, wanted=error.wanted, hint=error.hint) from error
+            raise AnatomyError(where=where, found=error.found, wanted=error.wanted, hint=error.hint) from error
         problems += [f"{refusal.file}: {refusal.reason}" for refusal in manifest.refused]
         rows = list(manifest.rows)
     if not rows and not problems:
         raise AnatomyError(
-            where=settings.path,
-            found="no images" + (f" of split {', '.join(settings.splits)}" if settings.splits else ""),
+            where=where, found="no images" + (f" of split {', '.join(splits)}" if splits else ""),
             wanted=f"PNGs or JPEGs, or a {MANIFEST} that names them",
-        )
+        )  # fmt: skip
     return rows
 
 

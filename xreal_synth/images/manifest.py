@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -136,9 +136,8 @@ def read_manifest(
     if not table.rows or missing:
         raise TrainingError(
             found=f"{where}: {'no rows' if not table.rows else 'no column ' + ', '.join(missing)}",
-            wanted=f"columns {', '.join(needed)}",
-            hint="add them",
-        )
+            wanted=f"columns {', '.join(needed)}", hint="add them",
+        )  # fmt: skip
     patients = splits_of_patients((row["patient_id"], row.get("split", "")) for row in table.rows)
     rows: list[ImageRow] = []
     refused = [
@@ -162,11 +161,10 @@ def read_manifest(
 
 def joined_labels(text: str) -> tuple[str, ...]:
     """Label names joined by `|` -> their names in vocab.IMAGE_LABELS; raises BadImage for any other name."""
-    given = [name.strip() for name in text.split("|") if name.strip()]
-    strange = [name for name in given if image_label(name) is None]
-    if strange:
+    known = {name.strip(): image_label(name.strip()) for name in text.split("|") if name.strip()}
+    if strange := [given for given, name in known.items() if name is None]:
         raise BadImage(RowFault.UNKNOWN_LABEL, f"unknown label {', '.join(map(repr, strange))}")
-    return tuple(dict.fromkeys(name for name in map(image_label, given) if name is not None))
+    return tuple(dict.fromkeys(name for name in known.values() if name is not None))
 
 
 def check_labels(labels: Collection[str], unknown: Collection[str]) -> None:
@@ -224,28 +222,20 @@ def splits_of_patients(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
 
 def _row(data: Store, record: dict[str, str], needed: Collection[str], patients: dict[str, set[str]]) -> ImageRow:
     _check_cells(record, needed)
-    patient, split = record.get("patient_id") or "", record.get("split") or ""
+    cells = defaultdict(str, record)
+    patient, split = cells["patient_id"], cells["split"]
     if split in SEPARATE_SPLITS and len(patients.get(patient, ())) > 1:
         raise BadImage(
             RowFault.TWO_SPLITS, f"patient {patient} is in two splits: {', '.join(sorted(patients[patient]))}"
         )
-    labels, unknown = (joined_labels(record.get(name) or "") for name in ("labels", "unknown"))
+    labels, unknown = (joined_labels(cells[name]) for name in ("labels", "unknown"))
     check_labels(labels, unknown)
     return ImageRow(
-        image=name_below(data, record.get("image") or ""),
-        mask=name_below(data, record.get("mask") or ""),
-        shard=name_below(data, record.get("shard") or ""),
-        labels=labels,
-        unknown=unknown,
-        patient=patient,
-        split=split,
-        view=record.get("view") or "",
-        age=record.get("age") or "",
-        sex=record.get("sex") or "",
-        original_id=record.get("original_id") or "",
-        boxes=placed(share_boxes(record.get(BOXES) or ""), 1, 1),
-        mask_score=mask_score(record.get("mask_score")),
-    )
+        image=name_below(data, cells["image"]), mask=name_below(data, cells["mask"]),
+        shard=name_below(data, cells["shard"]), labels=labels, unknown=unknown, patient=patient, split=split,
+        view=cells["view"], age=cells["age"], sex=cells["sex"], original_id=cells["original_id"],
+        boxes=placed(share_boxes(cells[BOXES]), 1, 1), mask_score=mask_score(cells["mask_score"]),
+    )  # fmt: skip
 
 
 def _check_cells(record: dict[str, str], needed: Collection[str]) -> None:

@@ -140,11 +140,9 @@ def _threshold_of(reported: Mapping[str, str], path: Path) -> float:
 
 def _no_index(path: Path, found: str) -> BundleError:
     return BundleError(
-        where=str(path),
-        found=found,
-        wanted=f"an index of training images ({FORMAT})",
+        where=str(path), found=found, wanted=f"an index of training images ({FORMAT})",
         hint="make one: xreal-synth quality index --data IMAGES OUT.safetensors",
-    )
+    )  # fmt: skip
 
 
 def _threshold(index: CopyIndex, patients: npt.NDArray[np.str_]) -> float:

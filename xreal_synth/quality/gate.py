@@ -50,17 +50,12 @@ class Gate:
     def judge(self, images: Sequence[JudgedImage]) -> list[Verdict]:
         """A verdict on each image, in their order."""
         label_map, logits = self._label_map(images), self._logits(images)
-        return [
-            self._verdict(
-                image,
-                NetworkReadings(
-                    label_map=label_map.get(id(image.image)),
-                    logits=logits.get(id(image.image)),
-                    twin_logits=logits.get(id(image.twin)),
-                ),
-            )
-            for image in images
-        ]
+        verdicts = []
+        for image in images:
+            own, twin = id(image.image), id(image.twin)
+            seen = NetworkReadings(label_map.get(own), logits.get(own), logits.get(twin))
+            verdicts.append(self._verdict(image, seen))
+        return verdicts
 
     def _label_map(self, images: Sequence[JudgedImage]) -> dict[int, Mask]:
         if self._networks.segmenter is None:
@@ -98,12 +93,9 @@ class Gate:
                     (refused if check.action == "reject" else flags).append(reported)
                     reasons[reported] = score.reason(value, bound)
         return Verdict(
-            refused=tuple(refused),
-            flags=tuple(flags),
-            reasons=tuple(reasons[name] for name in (*refused, *flags)),
-            scores=tuple(scores.items()),
-            passed=self._passed(seen.logits if image.twin is None else seen.twin_logits),
-        )
+            refused=tuple(refused), flags=tuple(flags), reasons=tuple(reasons[name] for name in (*refused, *flags)),
+            scores=tuple(scores.items()), passed=self._passed(seen.logits if image.twin is None else seen.twin_logits),
+        )  # fmt: skip
 
     def _passed(self, logits: Mapping[str, float] | None) -> frozenset[str] | None:
         below = self._settings.negative_below

@@ -73,9 +73,7 @@ CHECK: Final = CheckEntry(
         "blank": Score(
             False, "share of blocks in one grey level", "Most 8x8 blocks of one grey level, share.", 0.4, 0.25
         ),
-        "saturated": Score(
-            False, "share of pixels at 0 or 255", "Most pixels at 0 or 255, share.", 0.2, 0.1
-        ),
+        "saturated": Score(False, "share of pixels at 0 or 255", "Most pixels at 0 or 255, share.", 0.2, 0.1),
         "blur": Score(False, "blur (0 sharp, 1 flat)", "Most blur: 0 sharp, 1 flat.", 0.7, 0.6),
     },
 )  # fmt: skip

@@ -12,10 +12,9 @@ from typing import Final, Literal
 
 import jinja2
 
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import QUARANTINE, RECORDS, REJECTED, SAMPLES, SHARDS, quarantine_key, shards_in, stem_of
-from xreal_synth.dataset.note import read_note
+from xreal_synth.dataset.runlog import read_note
 from xreal_synth.dataset.seal import unsealed
 from xreal_synth.dataset.summary import DatasetSummary
 from xreal_synth.errors import DatasetError, RecipeError, StorageError
@@ -30,7 +29,7 @@ from xreal_synth.report.picks import MOST_SHARDS, NO_FINDING, PAINTED_OVER, Pick
 from xreal_synth.report.streamed import Streamed, refusals, stream
 from xreal_synth.report.strips import MEAN_GROUPS, MeanAnatomy, Strip, read_strips
 from xreal_synth.report.words import bound_of, words_for
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 
 LISTED: Final = 20
 

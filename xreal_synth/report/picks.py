@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, tar_key
 from xreal_synth.dataset.tar import read_samples, read_tar
 from xreal_synth.errors import DatasetError
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import Role, Sample
 
 

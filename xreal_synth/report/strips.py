@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from xreal_synth.dataset.check import local_copy
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import parse_key, stem_of, tar_key
 from xreal_synth.dataset.tar import read_samples
@@ -19,7 +18,7 @@ from xreal_synth.errors import DatasetError
 from xreal_synth.findings import ORGANS
 from xreal_synth.report.drawing import SIDES, Picture, change_picture, reduced
 from xreal_synth.report.figures import marks
-from xreal_synth.storage import Store
+from xreal_synth.storage import Store, local_copy
 from xreal_synth.types import GreyImage, Role, Sample, SampleMeta
 
 MEAN_GROUPS: Final = 32

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, shown_area
 from xreal_synth.findings import REGIONS
+from xreal_synth.masks import boxes_region
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import MemberSpec, PixelBox, PlacedFinding, Role, SampleSpec
@@ -58,9 +59,7 @@ def _joint_prompt(run: Run, member: MemberSpec) -> str:
 
 
 def _removal(run: Run, boxes: Sequence[PixelBox]) -> Edit:
-    region = np.zeros((run.bundle.image_size,) * 2, dtype=bool)
-    for x0, y0, x1, y1 in boxes:
-        region[y0:y1, x0:x1] = True
+    region = boxes_region(boxes, (run.bundle.image_size,) * 2)
     return _painting(run, region, run.bundle.healthy_prompt)
 
 

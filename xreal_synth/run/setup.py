@@ -8,7 +8,7 @@ from xreal_synth.anatomy.augment import Augmentation
 from xreal_synth.anatomy.sources import AnatomySource, BankSource, FolderSource, mask_folder
 from xreal_synth.dataset.head import BundleRef, DatasetHead, check_place, open_dataset, require_free
 from xreal_synth.errors import BundleError
-from xreal_synth.images.folder import FolderSettings, ImageFolder
+from xreal_synth.images.folder import ImageFolder
 from xreal_synth.models.describe import (
     BANK,
     BundleInfo,
@@ -173,8 +173,7 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
 
 def _images(recipe: Recipe, images: ImagesFolder, bundle: BundleInfo) -> ImageFolder:
     """The folder of real images; raises BundleError for places of findings that the bundle does not know."""
-    fields = images.model_dump(exclude={"order"})
-    folder = ImageFolder(FolderSettings(**fields), recipe.output.upscale or bundle.image_size)
+    folder = ImageFolder(images, recipe.output.upscale or bundle.image_size)
     if any(row.edit is not None and row.edit.add == "all" for row in recipe.findings):
         for name in sorted({place.name for image in folder.images for place in image.places}):
             prompt_for(bundle, (name,))

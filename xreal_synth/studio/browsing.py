@@ -13,7 +13,7 @@ from xreal_synth.dataset.table import FLAGS, LABEL_COLUMNS, QUALITY
 from xreal_synth.errors import AnatomyError
 from xreal_synth.generated import Dataset, GeneratedImage
 from xreal_synth.images.files import ImageFiles, decode_image
-from xreal_synth.images.folder import FolderSettings, image_rows, padded, resize_image
+from xreal_synth.images.folder import image_rows, padded, resize_image
 from xreal_synth.images.manifest import BadImage
 from xreal_synth.report.drawing import plain
 from xreal_synth.report.words import worst_end
@@ -38,7 +38,7 @@ class RealPictures:
         store = open_store(place)
         self.problems: list[str] = []
         self._place = place
-        self._rows = image_rows(store, FolderSettings(place), self.problems)
+        self._rows = image_rows(store, place, None, self.problems)
         self._files = ImageFiles(store)
 
     def beside(self, findings: list[str], first: int) -> Pictures:
