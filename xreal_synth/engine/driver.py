@@ -131,14 +131,15 @@ class Driver:
 
     def _assign(self) -> None:
         """Gives idle actors shards; one that gets none decides what it has left. A shard that has failed is made alone,
-        so that it is told from those that would share its micro-batches."""
+        by an actor whose others are published: it is told from those that would share its micro-batches, and takes none
+        with it whenever it ends an actor."""
         idle = self.pool.count("idle")
         self.begun = self.begun or idle >= min(self.shape.least, len(self.schedule))
         giving = self.begun and not self._exhausted() and not self.stop.is_set()
         alone = self.schedule.all_failed
         for member in self.pool.in_state("idle") if idle else ():
             others = self.pool.active if self.schedule.trust.strikes(member.name) else ()
-            take = giving and not (alone and member.open)
+            take = giving and not (alone and (member.open or member.publishing))
             shard = self.schedule.take(member.name, others) if take else None
             if shard is not None:
                 self.pool.assign(
