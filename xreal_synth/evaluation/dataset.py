@@ -187,14 +187,9 @@ class Bench:
 
 
 def open_bench(
-    datasets: Sequence[str],
-    most: int,
-    real: tuple[str, str, str | None],
-    evaluators: Path | None,
-    inception: Path | None,
-    device: str,
-    machine: str,
-) -> tuple[Bench, list[ChosenShards]]:
+    datasets: Sequence[str], most: int, real: tuple[str, str, str | None], evaluators: Path | None,
+    inception: Path | None, device: str, machine: str,
+) -> tuple[Bench, list[ChosenShards]]:  # fmt: skip
     """Datasets, real images (manifest, split, and the second split) and networks, checked.
 
     Raises our errors before any image is read, also where datasets have images of different sizes.

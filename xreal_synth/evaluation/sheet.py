@@ -55,12 +55,9 @@ def side_by_side(prepared: PreparedRequest, made: GeneratedFolder, out: Path) ->
 
 
 def draw_pairs(
-    audit: Audit,
-    pairs: Sequence[CopyPair],
-    made: Mapping[str, GreyImage],
-    training: Sequence[tuple[str, GreyImage]],
+    audit: Audit, pairs: Sequence[CopyPair], made: Mapping[str, GreyImage], training: Sequence[tuple[str, GreyImage]],
     out: Path,
-) -> None:
+) -> None:  # fmt: skip
     """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
     cells = [_pair(audit, pair, made[pair.key], *own) for pair, own in zip(pairs, training, strict=True)]
     out.parent.mkdir(parents=True, exist_ok=True)

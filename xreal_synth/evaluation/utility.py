@@ -65,12 +65,9 @@ class LabelledImages:
     def rows(self, chosen: npt.NDArray[np.int64]) -> LabelledImages:
         """Some of the images."""
         return replace(
-            self,
-            images=self.images[chosen],
-            labels=self.labels[chosen],
-            patients=self.patients[chosen],
+            self, images=self.images[chosen], labels=self.labels[chosen], patients=self.patients[chosen],
             boxes=tuple(self.boxes[at] for at in chosen) if self.boxes else (),
-        )
+        )  # fmt: skip
 
     def positives(self) -> dict[str, int]:
         """Images with each finding."""
@@ -176,15 +173,9 @@ def phases_of(
 
 
 def run_study(
-    out: Path,
-    identity: Mapping[str, Any],
-    cells: Sequence[UtilityCell],
-    real: LabelledImages,
-    synthetic: LabelledImages,
-    steps: int,
-    fit: Fit,
-    on_steps: Callable[[int], None],
-) -> list[Trained]:
+    out: Path, identity: Mapping[str, Any], cells: Sequence[UtilityCell], real: LabelledImages,
+    synthetic: LabelledImages, steps: int, fit: Fit, on_steps: Callable[[int], None],
+) -> list[Trained]:  # fmt: skip
     """Every cell, from `out/cells/*.json` where it is done, else trained; `on_steps` is told of those that are done.
 
     `study.json` says of what study the folder's cells are. Raises DatasetError for cells of another study, a file that
@@ -213,11 +204,9 @@ def _read(store: LocalStore, cell: UtilityCell) -> Trained:
         return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            where=f"{store.uri}/{cell.key}",
-            found=f"cannot be read: {error}",
-            wanted="a cell of the study",
+            where=f"{store.uri}/{cell.key}", found=f"cannot be read: {error}", wanted="a cell of the study",
             hint="remove it; the same command trains it again",
-        ) from error
+        ) from error  # fmt: skip
 
 
 def _train(store: LocalStore, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
@@ -319,10 +308,8 @@ def read_generated(
             found.append((resized(read.sample.image, side), labels, boxes, str(meta.group)))
     if not found:
         raise TrainingError(
-            where=source.store.uri,
-            found=f"no image whose label {' or '.join(findings)} is known",
-            wanted="images with the finding and without",
-            hint="name another --finding",
-        )
+            where=source.store.uri, found=f"no image whose label {' or '.join(findings)} is known",
+            wanted="images with the finding and without", hint="name another --finding",
+        )  # fmt: skip
     head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
     return _labelled(found, findings, places=places, synthetic=True), head
