@@ -159,9 +159,14 @@ class RowFigures:
 
     @classmethod
     def of(
-        cls, row: LoopTiming, times: list[float] | None, plain: float | None, memory: int | None, flops: float,
+        cls,
+        row: LoopTiming,
+        times: list[float] | None,
+        plain: float | None,
+        memory: int | None,
+        flops: float,
         peak: float,
-    ) -> RowFigures:  # fmt: skip
+    ) -> RowFigures:
         """From a row's seconds (None: out of memory), the plain loop's, the flops of an image and the peak TFLOP/s."""
         if not times:
             return cls(row, None, None, None, None, None, None, None)
@@ -202,9 +207,13 @@ class SampleBench:
     _text: dict[Precision, TextEncoder] = field(default_factory=dict)
 
     def measure(
-        self, rows: Sequence[LoopTiming], repeats: int, *, peak: float | None = None,
+        self,
+        rows: Sequence[LoopTiming],
+        repeats: int,
+        *,
+        peak: float | None = None,
         on_pass: Callable[[LoopTiming], None] = lambda row: None,
-    ) -> SampleFigures:  # fmt: skip
+    ) -> SampleFigures:
         """Runs every row `repeats` times in turn (compiled ones once more, to compile)."""
         flops = {loop: self._flops(loop, precision) for loop, precision in {r.loop: r.precision for r in rows}.items()}
         spent: dict[LoopTiming, list[float]] = {row: [] for row in rows}
@@ -301,9 +310,11 @@ def loop_settings(info: BundleInfo, steps: int) -> dict[Loop, SamplingSettings]:
 
 
 def rows_of(
-    loops: Sequence[Loop], micro_batches: Sequence[int], precision: Precision,
+    loops: Sequence[Loop],
+    micro_batches: Sequence[int],
+    precision: Precision,
     compiled: Sequence[Compile | None] = (None,),
-) -> list[LoopTiming]:  # fmt: skip
+) -> list[LoopTiming]:
     """The plain loop in fp32 and in `precision`, its improvements in that, then the others at every
     micro-batch, each way compiled."""
     precisions: tuple[Precision, ...] = ("fp32", precision) if precision != "fp32" else ("fp32",)

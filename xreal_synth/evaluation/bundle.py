@@ -183,9 +183,11 @@ def _dice(images: ImageSet, bootstrap: Bootstrap) -> dict[str, Estimate]:
 
 
 def _distance(
-    distance: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float], made: ImageSet, real: RealImages,
+    distance: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float],
+    made: ImageSet,
+    real: RealImages,
     bootstrap: Bootstrap,
-) -> SetDistance:  # fmt: skip
+) -> SetDistance:
     a, b, training = made.features, real.own.features, real.training.features
     size = min(len(b), len(training))
     random = np.random.default_rng(0)
@@ -197,9 +199,12 @@ def _distance(
 
 
 def _finding_figures(
-    evaluators: Evaluators, cases: Sequence[Case], images: tuple[ImageSet, ImageSet, ImageSet], findings: Sequence[str],
+    evaluators: Evaluators,
+    cases: Sequence[Case],
+    images: tuple[ImageSet, ImageSet, ImageSet],
+    findings: Sequence[str],
     bootstrap: Bootstrap,
-) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:  # fmt: skip
+) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
     """Per finding that bundle and evaluators know; and macro-F1 over these, on made and on real images.
 
     `images` are the made ones, their twins and the real ones.

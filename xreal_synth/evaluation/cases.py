@@ -87,25 +87,36 @@ def split_rows(data: Store, split: str) -> tuple[ImageRow, ...]:
     rows = read_manifest(data, TRAINING_COLUMNS, (split,)).rows
     if not rows:
         raise TrainingError(
-            where=data.uri, found=f"no usable row of split {split!r} in the manifest", wanted="images of that split",
+            where=data.uri,
+            found=f"no usable row of split {split!r} in the manifest",
+            wanted="images of that split",
             hint="name another split, or see the manifest",
-        )  # fmt: skip
+        )
     return rows
 
 
 def check_apart(
-    patients: Iterable[str], others: Iterable[str], where: str, wanted: str = "splits by patient",
+    patients: Iterable[str],
+    others: Iterable[str],
+    where: str,
+    wanted: str = "splits by patient",
     hint: str = "name other splits, or correct the manifest",
-) -> None:  # fmt: skip
+) -> None:
     """Raises TrainingError for patients that have images in both, `where` in words."""
     if shared := sorted(set(patients) & set(others)):
         raise TrainingError(found=f"patients both in {where}: {', '.join(shared[:5])}", wanted=wanted, hint=hint)
 
 
 def read_cases(
-    data: Store, reader: CaseReader, info: BundleInfo, *, split: str, count: int | None, seed: int,
+    data: Store,
+    reader: CaseReader,
+    info: BundleInfo,
+    *,
+    split: str,
+    count: int | None,
+    seed: int,
     most_findings: int | None = None,
-) -> tuple[list[Case], list[str]]:  # fmt: skip
+) -> tuple[list[Case], list[str]]:
     """`count` images of a split (all by default), drawn without replacement, and the faulty ones met on the way.
 
     Each asks for its findings that the bundle knows, at most `most_findings` of them. Raises TrainingError if

@@ -187,9 +187,14 @@ class Bench:
 
 
 def open_bench(
-    datasets: Sequence[str], most: int, real: tuple[str, str, str | None], evaluators: Path | None,
-    inception: Path | None, device: str, machine: str,
-) -> tuple[Bench, list[ChosenShards]]:  # fmt: skip
+    datasets: Sequence[str],
+    most: int,
+    real: tuple[str, str, str | None],
+    evaluators: Path | None,
+    inception: Path | None,
+    device: str,
+    machine: str,
+) -> tuple[Bench, list[ChosenShards]]:
     """Datasets, real images (manifest, split, and the second split) and networks, checked.
 
     Raises our errors before any image is read, also where datasets have images of different sizes.

@@ -56,9 +56,11 @@ def images_named(source: Source, keys: set[str], report: Report, what: str) -> d
     lost = sorted(keys - found.keys())
     if lost:
         raise DatasetError(
-            where=source.store.uri, found=str(part.skipped[0]) if part.skipped else f"no image {lost[0]}",
-            wanted="shards that are what their records say", hint="run xreal-synth verify",
-        )  # fmt: skip
+            where=source.store.uri,
+            found=str(part.skipped[0]) if part.skipped else f"no image {lost[0]}",
+            wanted="shards that are what their records say",
+            hint="run xreal-synth verify",
+        )
     return found
 
 
@@ -146,13 +148,19 @@ def choose(uri: str, most: int) -> ChosenShards:
     if len(sizes) != 1 or any(height != width for height, width in sizes):
         shown = ", ".join(f"{width} x {height}" for height, width in sorted(sizes)) or "no image"
         raise DatasetError(
-            where=source.store.uri, found=f"images of {shown}", wanted="square images of one size, made by one recipe",
+            where=source.store.uri,
+            found=f"images of {shown}",
+            wanted="square images of one size, made by one recipe",
             hint="run xreal-synth verify",
-        )  # fmt: skip
+        )
     return ChosenShards(
-        source=chosen, images=min(most, chosen.images), images_in_all=source.images, size=sizes.pop()[0],
-        asked=frozenset(asked), unfinished=unfinished,
-    )  # fmt: skip
+        source=chosen,
+        images=min(most, chosen.images),
+        images_in_all=source.images,
+        size=sizes.pop()[0],
+        asked=frozenset(asked),
+        unfinished=unfinished,
+    )
 
 
 def _refuse_damage(source: Source) -> None:

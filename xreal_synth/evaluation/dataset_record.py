@@ -47,9 +47,11 @@ def write(store: Store, record: Mapping[str, Any]) -> None:
         store.replace(EVALUATION_TABLE, markdown(record).encode())
     except OSError as error:
         raise StorageError(
-            where=store.uri, found=f"cannot write {EVALUATION}: {error}",
-            wanted="a dataset folder that can be written to", hint="copy the dataset, or make its folder writable",
-        ) from error  # fmt: skip
+            where=store.uri,
+            found=f"cannot write {EVALUATION}: {error}",
+            wanted="a dataset folder that can be written to",
+            hint="copy the dataset, or make its folder writable",
+        ) from error
 
 
 def stored(store: Store, of: Mapping[str, Any]) -> dict[str, Any] | None:

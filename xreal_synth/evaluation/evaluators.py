@@ -89,11 +89,14 @@ def load_evaluators(folder: Path | None = None, device: torch.device | str = "cp
     networks = {part: _network(root, part, record.files).eval().requires_grad_(False).to(device) for part in there}
     classifier, locator = networks["classifier"], networks.get(LOCATOR)
     return Evaluators(
-        segmenter=networks["segmenter"], classifier=classifier, locator=locator,
+        segmenter=networks["segmenter"],
+        classifier=classifier,
+        locator=locator,
         findings=tuple(classifier.config["findings"]),
-        placed_findings=() if locator is None else tuple(locator.config["findings"]), sha256=sha256_bytes(text),
+        placed_findings=() if locator is None else tuple(locator.config["findings"]),
+        sha256=sha256_bytes(text),
         device=torch.device(device),
-    )  # fmt: skip
+    )
 
 
 def write_evaluators(folder: Path) -> None:
@@ -104,9 +107,11 @@ def write_evaluators(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise BundleError(
-                where=str(path), found="missing", wanted=f"the files {', '.join(whole)}",
+                where=str(path),
+                found="missing",
+                wanted=f"the files {', '.join(whole)}",
                 hint="export the networks into the folder (python -m xreal_synth.training.export)",
-            )  # fmt: skip
+            )
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     text = json.dumps({"format_version": 1, "files": files}, indent=1) + "\n"
     LocalStore(folder).replace(EVALUATORS_FILE, text.encode())

@@ -44,9 +44,14 @@ class FindingFigures:
 
 
 def finding_figures(
-    made: Scores, twins: Scores, real: Scores, asked: Labels, labels: Labels, given: npt.NDArray[np.bool_],
+    made: Scores,
+    twins: Scores,
+    real: Scores,
+    asked: Labels,
+    labels: Labels,
+    given: npt.NDArray[np.bool_],
     bootstrap: Bootstrap,
-) -> FindingFigures:  # fmt: skip
+) -> FindingFigures:
     """One finding's logits [N] on generated images, their healthy twins and the real images -> what they say.
 
     `asked` is what was asked for, `labels` what the real image has; `given` is where the image was given any
@@ -55,11 +60,13 @@ def finding_figures(
     change = made - twins
     rises = (change > 0).astype(float)
     return FindingFigures(
-        positives=int((asked == 1).sum()), auc=area(made, asked, bootstrap), auc_real=area(real, labels, bootstrap),
+        positives=int((asked == 1).sum()),
+        auc=area(made, asked, bootstrap),
+        auc_real=area(real, labels, bootstrap),
         rises=bootstrap.mean(np.where(asked == 1, rises, np.nan)),
         rises_unasked=bootstrap.mean(np.where((asked == 0) & given, rises, np.nan)),
         change=bootstrap.mean(np.where(asked == 1, change, np.nan)),
-    )  # fmt: skip
+    )
 
 
 def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Estimate:
@@ -146,9 +153,13 @@ class PlaceFigures:
 
 
 def place_figures(
-    cases: Sequence[Case], known: Sequence[str], placed: Sequence[str], peaks: tuple[Peaks, Peaks, Peaks], size: int,
+    cases: Sequence[Case],
+    known: Sequence[str],
+    placed: Sequence[str],
+    peaks: tuple[Peaks, Peaks, Peaks],
+    size: int,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, PlaceFigures], PlaceFigures | None]:  # fmt: skip
+) -> tuple[dict[str, PlaceFigures], PlaceFigures | None]:
     """Figures of each finding that the bundle (`known`) and the locator (`placed`) know, and their mean over those
     that have all three; None where none has.
 

@@ -144,9 +144,14 @@ class ImageSet:
 
 
 def real_images(
-    reader: CaseReader, rows: Sequence[ImageRow], used: list[ImageRow], what: str, report: Report, *,
+    reader: CaseReader,
+    rows: Sequence[ImageRow],
+    used: list[ImageRow],
+    what: str,
+    report: Report,
+    *,
     masks: bool = False,
-) -> Iterator[GivenImage]:  # fmt: skip
+) -> Iterator[GivenImage]:
     """A manifest's images that can be read, with their masks or without; `used` gets their rows."""
     for row in rows:
         report(f"looking at {what}", 1, len(rows))
@@ -161,9 +166,13 @@ def real_images(
 
 
 def measure(
-    evaluators: Evaluators, images: Iterable[GivenImage], *, places: bool = False, diversity: bool = False,
+    evaluators: Evaluators,
+    images: Iterable[GivenImage],
+    *,
+    places: bool = False,
+    diversity: bool = False,
     inception: InceptionFeatures | None = None,
-) -> ImageSet:  # fmt: skip
+) -> ImageSet:
     """Looks at every image once, in a stream; images are of one size.
 
     With `places` the locator is asked, with `diversity` pairs of images of one finding are compared.

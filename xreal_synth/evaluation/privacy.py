@@ -134,18 +134,24 @@ def _compared(
 
 
 def count_copies(
-    made_NK: Vectors, real_NK: Vectors, training_MK: Vectors, training_patients: Patients, bootstrap: Bootstrap,
+    made_NK: Vectors,
+    real_NK: Vectors,
+    training_MK: Vectors,
+    training_patients: Patients,
+    bootstrap: Bootstrap,
     names: tuple[tuple[str, ...], tuple[str, ...]],
-) -> CopyFigures:  # fmt: skip
+) -> CopyFigures:
     """Shares of the made and of the real images that are copies; `names` are of the images and training images."""
     found = _compared(nearest, (made_NK, real_NK, training_MK), training_patients)
     flagged = np.flatnonzero(found.made < found.threshold)
     return CopyFigures(
-        threshold=found.threshold, made=bootstrap.mean((found.made < found.threshold).astype(float)),
-        real=bootstrap.mean((found.real < found.threshold).astype(float)), median_made=float(np.median(found.made)),
+        threshold=found.threshold,
+        made=bootstrap.mean((found.made < found.threshold).astype(float)),
+        real=bootstrap.mean((found.real < found.threshold).astype(float)),
+        median_made=float(np.median(found.made)),
         median_real=float(np.median(found.real)),
         flagged=tuple((names[0][at], names[1][found.which[at]]) for at in flagged),
-    )  # fmt: skip
+    )
 
 
 def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, validation: ImageSet) -> Audit:

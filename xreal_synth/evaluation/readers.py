@@ -240,9 +240,11 @@ def read_key(folder: Path) -> Kit:
         kit: Kit = TypeAdapter(Kit).validate_python(raw)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise DatasetError(
-            where=str(path), found=f"cannot be read: {error}", wanted="the key that `evaluate readers make` wrote",
+            where=str(path),
+            found=f"cannot be read: {error}",
+            wanted="the key that `evaluate readers make` wrote",
             hint="give the kit's folder; without its key the answers mean nothing",
-        ) from error  # fmt: skip
+        ) from error
     return kit
 
 

@@ -92,9 +92,11 @@ def measure_real(
         images = measure(evaluators, seen, inception=inception, diversity=first)
         if len(images) < 2:
             raise TrainingError(
-                where=real.store.uri, found=f"{len(images)} usable images in {words}", wanted="two or more",
+                where=real.store.uri,
+                found=f"{len(images)} usable images in {words}",
+                wanted="two or more",
                 hint="see the manifest, or name another split",
-            )  # fmt: skip
+            )
         found.append(images)
     return found[0], found[1]
 

@@ -133,9 +133,11 @@ def manifold(
         covered |= within_real.any(dim=0)
         recalled |= (apart < reach_made[rows, None]).any(dim=0)
     return Manifold(
-        precision=(inside > 0).double().numpy(), density=(inside / k).numpy(), recall=recalled.double().numpy(),
+        precision=(inside > 0).double().numpy(),
+        density=(inside / k).numpy(),
+        recall=recalled.double().numpy(),
         coverage=covered.double().numpy(),
-    )  # fmt: skip
+    )
 
 
 def _reach(images: torch.Tensor, groups: Sequence[str], k: int) -> torch.Tensor:

@@ -55,9 +55,12 @@ def side_by_side(prepared: PreparedRequest, made: GeneratedFolder, out: Path) ->
 
 
 def draw_pairs(
-    audit: Audit, pairs: Sequence[CopyPair], made: Mapping[str, GreyImage], training: Sequence[tuple[str, GreyImage]],
+    audit: Audit,
+    pairs: Sequence[CopyPair],
+    made: Mapping[str, GreyImage],
+    training: Sequence[tuple[str, GreyImage]],
     out: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Blocks of two rows: generated images above their nearest training images, distances over thresholds below."""
     cells = [_pair(audit, pair, made[pair.key], *own) for pair, own in zip(pairs, training, strict=True)]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,12 @@ class LabelledImages:
     def rows(self, chosen: npt.NDArray[np.int64]) -> LabelledImages:
         """Some of the images."""
         return replace(
-            self, images=self.images[chosen], labels=self.labels[chosen], patients=self.patients[chosen],
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            patients=self.patients[chosen],
             boxes=tuple(self.boxes[at] for at in chosen) if self.boxes else (),
-        )  # fmt: skip
+        )
 
     def positives(self) -> dict[str, int]:
         """Images with each finding."""
@@ -173,9 +176,15 @@ def phases_of(
 
 
 def run_study(
-    out: Path, identity: Mapping[str, Any], cells: Sequence[UtilityCell], real: LabelledImages,
-    synthetic: LabelledImages, steps: int, fit: Fit, on_steps: Callable[[int], None],
-) -> list[Trained]:  # fmt: skip
+    out: Path,
+    identity: Mapping[str, Any],
+    cells: Sequence[UtilityCell],
+    real: LabelledImages,
+    synthetic: LabelledImages,
+    steps: int,
+    fit: Fit,
+    on_steps: Callable[[int], None],
+) -> list[Trained]:
     """Every cell, from `out/cells/*.json` where it is done, else trained; `on_steps` is told of those that are done.
 
     `study.json` says of what study the folder's cells are. Raises DatasetError for cells of another study, a file that
@@ -204,9 +213,11 @@ def _read(store: LocalStore, cell: UtilityCell) -> Trained:
         return Trained(cell, outputs, raw["real_images"], raw["synthetic_images"], raw["seconds"])
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            where=f"{store.uri}/{cell.key}", found=f"cannot be read: {error}", wanted="a cell of the study",
+            where=f"{store.uri}/{cell.key}",
+            found=f"cannot be read: {error}",
+            wanted="a cell of the study",
             hint="remove it; the same command trains it again",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _train(store: LocalStore, cell: UtilityCell, phases: Sequence[TrainingPhase], fit: Fit) -> Trained:
@@ -308,8 +319,10 @@ def read_generated(
             found.append((resized(read.sample.image, side), labels, boxes, str(meta.group)))
     if not found:
         raise TrainingError(
-            where=source.store.uri, found=f"no image whose label {' or '.join(findings)} is known",
-            wanted="images with the finding and without", hint="name another --finding",
-        )  # fmt: skip
+            where=source.store.uri,
+            found=f"no image whose label {' or '.join(findings)} is known",
+            wanted="images with the finding and without",
+            hint="name another --finding",
+        )
     head = {"dataset": source.head.name, "digest": source.head.digest, "images_sha256": content.hexdigest()}
     return _labelled(found, findings, places=places, synthetic=True), head

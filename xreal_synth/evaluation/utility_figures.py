@@ -92,9 +92,13 @@ def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow
 
 
 def _row(
-    measure: Measure, cells: Sequence[Trained], own: dict[int, Array], alone: dict[int, Array], real: dict[int, Array],
+    measure: Measure,
+    cells: Sequence[Trained],
+    own: dict[int, Array],
+    alone: dict[int, Array],
+    real: dict[int, Array],
     test: LabelledImages,
-) -> UtilityRow:  # fmt: skip
+) -> UtilityRow:
     """`own`, `alone` and `real` are draws [L, 1 + D] by seed: of the cells, of real images alone at the same share,
     and of all real images; the last two are empty where they are not compared with."""
     value = np.mean(list(own.values()), axis=0)
