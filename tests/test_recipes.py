@@ -15,7 +15,8 @@ from xreal_synth.engine.gate_networks import open_networks
 from xreal_synth.engine.worker import make_group
 from xreal_synth.errors import RecipeError
 from xreal_synth.from_recipe import open_recipe
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.planning.probe import probe
 from xreal_synth.quality.gate import Gate
 from xreal_synth.recipe.load import load_recipe

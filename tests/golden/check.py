@@ -28,7 +28,8 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.latent import LdmFiles, convert_latent
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.convert.published import XREAL, LdmArchitecture
-from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
+from xreal_synth.models.load import alphas_from, load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.text.encoders import Cut, ldm_bert
 from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.models.text.prompts import PromptTable

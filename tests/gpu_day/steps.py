@@ -30,7 +30,8 @@ from xreal_synth.evaluation.bench_sample import Loop, SampleBench, loop_settings
 from xreal_synth.models.describe import SHIPPED, describe
 from xreal_synth.models.devices import Compile, device_facts, device_name, does_not_fit, is_sound, open_device
 from xreal_synth.models.layers import resolve_precision
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.random_bundle import build_random, paper_design
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.attempts import plan_group

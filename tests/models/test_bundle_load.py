@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from xreal_synth.errors import BundleError
 from xreal_synth.models.describe import describe
 from xreal_synth.models.layers import resolve_precision
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.tiny import build_tiny
 

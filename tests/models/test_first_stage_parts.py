@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from xreal_synth.models.describe import describe
-from xreal_synth.models.load import LoadedBundle, in_parts, joined, load_bundle, rows_at_once
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle, in_parts, joined, rows_at_once
 
 pytestmark = pytest.mark.numeric
 

@@ -20,7 +20,8 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.describe import BundleInfo, describe
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.random_bundle import Design, build_random, paper_design, write_design
 from xreal_synth.models.text.ldm_bert import TextEncoder
 from xreal_synth.recipe.resolve import resolve_sampling

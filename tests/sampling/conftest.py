@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from xreal_synth.models.describe import describe
-from xreal_synth.models.load import LoadedBundle, alphas_from, load_bundle
+from xreal_synth.models.load import alphas_from, load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import SamplingSettings
 

@@ -11,7 +11,8 @@ import torch
 
 from xreal_synth.errors import BundleError
 from xreal_synth.models.describe import describe
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import GroupImages, GroupJob
 from xreal_synth.types import SamplingSettings

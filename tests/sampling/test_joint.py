@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.tiny import FINDINGS, build_tiny
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import GroupImages, GroupJob

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xreal_synth.anatomy.regions import feather
-from xreal_synth.models.load import LoadedBundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.sampling.blend import from_grey, to_grey
 from xreal_synth.sampling.controlled import Rule
 from xreal_synth.sampling.groups import sample_groups

@@ -113,7 +113,7 @@ class Networks:
         from xreal_synth.engine.gate_networks import open_networks
         from xreal_synth.models.devices import device_facts, device_name, open_device, resolve_compile
         from xreal_synth.models.layers import resolve_precision
-        from xreal_synth.models.load import load_bundle
+        from xreal_synth.models.load import load_bundle, load_upscaler
 
         if shape.device == "cpu":
             torch.set_num_threads(1)
@@ -124,8 +124,6 @@ class Networks:
         model.compile(compiled)
         upscaler = None
         if run.sampling.upscale_steps is not None:
-            from xreal_synth.models.upscaler import load_upscaler
-
             upscaler = load_upscaler(run.bundle, shape.device, precision)
         gate = Gate(run.quality, open_networks(run.quality, run.bundle, shape.device))
         backend = TorchBackend(

@@ -23,8 +23,9 @@ from xreal_synth.evaluation.plain_loop import PlainLoop
 from xreal_synth.evaluation.request import sampling_settings
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.devices import Compile
-from xreal_synth.models.layers import CPU_ATTENTION, Precision
-from xreal_synth.models.load import LoadedBundle, load_bundle
+from xreal_synth.models.layers import CPU_ATTENTION, DTYPES, Precision
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
@@ -73,17 +74,13 @@ def clock(device: torch.device | str, kind: Clock) -> Callable[[], float]:
 def matmul_tflops(device: torch.device | str, precision: Precision, now: Callable[[], float]) -> float:
     """TFLOP/s of a square matrix product, the best of five: what can be had of this machine."""
     side = 8192 if torch.device(device).type == "cuda" else 1024
-    a = torch.randn(side, side, device=device).to(_dtype(precision))
+    a = torch.randn(side, side, device=device).to(DTYPES[precision])
     best = float("inf")
     for _ in range(5):
         began = now()
         a @ a
         best = min(best, now() - began)
     return 2 * side**3 / best / 1e12
-
-
-def _dtype(precision: Precision) -> torch.dtype:
-    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 class PeakMemory:
@@ -285,7 +282,7 @@ class SampleBench:
         if self.text is not None and precision not in self._text:
             with torch.random.fork_rng(devices=[]):
                 encoder = TextEncoder(self.text).eval().requires_grad_(False)
-            self._text[precision] = encoder.to(self.device, _dtype(precision))
+            self._text[precision] = encoder.to(self.device, DTYPES[precision])
         return self._text.get(precision)
 
     def _flops(self, loop: Loop, precision: Precision) -> float:

@@ -19,7 +19,7 @@ from xreal_synth.dataset.png import decode_png, encode_png
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import Case
 from xreal_synth.evaluation.kept import claim, json_bytes
-from xreal_synth.models.load import LoadedBundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.opening import parse_json
 from xreal_synth.sampling.jobs import GroupImages
 from xreal_synth.sampling.noise import NoiseKey, philox

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xreal_synth.models.load import LoadedBundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.text.ldm_bert import TextEncoder
 from xreal_synth.sampling.blend import blend, latent_region, soft_mask
 from xreal_synth.sampling.controlled import decode_scaled, encode_scaled

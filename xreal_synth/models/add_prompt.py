@@ -14,7 +14,7 @@ from xreal_synth import findings as vocab
 from xreal_synth.errors import BundleError, ConversionError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, TEXT_PARTS, bounded_config
 from xreal_synth.models.convert.checkpoints import read_checkpoint, read_config
-from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text
+from xreal_synth.models.convert.ldm import TEXT_PREFIX, TOKEN_ROWS, convert_text, text_shape
 from xreal_synth.models.describe import SHIPPED, BundleInfo, describe, verify_files
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.models.text.encoders import (
@@ -26,13 +26,10 @@ from xreal_synth.models.text.encoders import (
     open_clip,
     open_ldm_bert,
 )
-from xreal_synth.models.text.ldm_bert import TextShape
 from xreal_synth.storage import LocalStore
 
 SAME: Final = 5e-3
 """How far the null prompt may lie from the stored one, over its largest value: fp16 keeps 3 digits."""
-
-_HEAD_WIDTH: Final = 64
 
 
 def add_prompt(bundle: str | Path, text: str, model: TextModel | None, finding: str | None = None) -> BundleInfo:
@@ -71,7 +68,7 @@ def open_text_model(source: Path, vocabulary: Path | None = None) -> TextModel:
     if source.is_file():
         checkpoint = read_checkpoint(source)
         state = checkpoint.without_prefix(TEXT_PREFIX)
-        shape = _shape_of(state, source)
+        shape = text_shape(state, source)
         words = WordPieces(find_vocabulary(vocabulary), shape.num_tokens)
         encoder = convert_text(state, shape, checkpoint.tensors.get(TOKEN_ROWS), f"{source.name}: text encoder")
         return ldm_bert(encoder, shape, words)
@@ -86,23 +83,6 @@ def open_text_model(source: Path, vocabulary: Path | None = None) -> TextModel:
     if config.get("_class_name") == CLASS_NAME:
         return open_ldm_bert(source, config)
     return open_clip(source)
-
-
-def _shape_of(state: dict[str, Tensor], path: Path) -> TextShape:
-    """The encoder's sizes, which its weights show; heads are 64 wide in all released ones."""
-    try:
-        words, dim = state["token_emb.weight"].shape
-        inner = len(state["attn_layers.layers.0.1.to_q.weight"])
-        depth = len({key.split(".")[2] for key in state if key.startswith("attn_layers.layers.")}) // 2
-        length = len(state["pos_emb.emb.weight"])
-    except KeyError as error:
-        raise ConversionError(
-            where=str(path),
-            found=f"no {TEXT_PREFIX}{error.args[0]}",
-            wanted="a latent-diffusion checkpoint with its text encoder",
-            hint="give the file that the bundle was converted from",
-        ) from error
-    return TextShape(words, length, dim, depth, inner // _HEAD_WIDTH, _HEAD_WIDTH)
 
 
 def _check_can_grow(info: BundleInfo, text: str, finding: str | None) -> None:

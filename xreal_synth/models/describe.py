@@ -38,6 +38,7 @@ BANK: Final = "anatomy_bank"
 CONTROLLER: Final = "anatomy_controller"
 CONTROLNET: Final = "controlnet"
 UPSCALER: Final = "upscaler"
+DETAIL: Final = f"{CONTROLLER}/detail.safetensors"
 _AS_WRITTEN: Final = (
     "name", "format_version", "image_size", "latent_shape", "value_range", "channels", "scale_factor", "defaults",
     "licence", "use_restriction", "training_data",

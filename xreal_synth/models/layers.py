@@ -10,7 +10,7 @@ Shapes: B batch, C channels, H and W sides, I and O widths in and out.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,7 @@ def packing_works() -> bool:
 
 
 Precision = Literal["fp32", "bf16"]
+DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device | str = "cpu") -> Precision:

@@ -25,17 +25,12 @@ from xreal_synth.models.describe import SHIPPED, BundleInfo
 from xreal_synth.models.load import NETWORKS
 from xreal_synth.models.networks.conditioning import LabelTokens
 from xreal_synth.models.save import read_fields
-from xreal_synth.models.tiny import build_tiny
+from xreal_synth.models.tiny import NOISE, build_tiny
 from xreal_synth.opening import parse_json
 
 Config = Literal["tiny", "mini", "paper"]
 
 MINI: Final = SHIPPED / "xreal-mini"
-_NOISE: Final[dict[str, Any]] = {
-    "licence": "CC0-1.0",
-    "use_restriction": "for tests only: the weights are random and the images are noise",
-    "training_data": "none: seeded random weights",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ def paper_design(architecture: LdmArchitecture = XREAL_SIZES) -> Design:
     text = architecture.text
     assert text is not None, "a likeness of XReal takes prompts"
     prompts = XREAL.prompts.model_copy(update={"more": CHEXPERT14})
-    words = {"name": "random-paper", "prompts": prompts.for_bundle(), "defaults": XREAL.defaults, **_NOISE}
+    words = {"name": "random-paper", "prompts": prompts.for_bundle(), "defaults": XREAL.defaults, **NOISE}
     fields = BundleFields(**words, **architecture.fields())
 
     def autoencoder() -> Any:
@@ -91,10 +86,10 @@ def paper_design(architecture: LdmArchitecture = XREAL_SIZES) -> Design:
 def mini_design() -> Design:
     """The architecture of the shipped xreal-mini."""
     fields = read_fields(MINI / BUNDLE_FILE).model_dump()
-    given = {key: value for key, value in fields.items() if key not in (*_NOISE, "seconds_per_evaluation")}
+    given = {key: value for key, value in fields.items() if key not in (*NOISE, "seconds_per_evaluation")}
     width, findings = _config("unet")["cross_attention_dim"], tuple(fields["prompts"]["findings"])
     return Design(
-        fields=BundleFields(**{**given, "name": "random-mini"}, **_NOISE),
+        fields=BundleFields(**{**given, "name": "random-mini"}, **NOISE),
         networks={part: _fresh(part) for part in NETWORKS if (MINI / part).is_dir()},
         tokens=lambda: LabelTokens(findings, width).table(),
         scheduler={k: v for k, v in _config("scheduler").items() if not k.startswith("_")},

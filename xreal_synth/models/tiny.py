@@ -10,7 +10,7 @@ import string
 import tempfile
 from itertools import compress, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -33,6 +33,11 @@ TOKENS, WIDTH = 2, 16
 _SPECIAL, _LETTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), string.ascii_lowercase + string.digits + ".,-"
 IMAGE_SIZE, LATENT_SHAPE = 64, (3, 16, 16)
 
+NOISE: Final[dict[str, Any]] = {
+    "licence": "CC0-1.0",
+    "use_restriction": "for tests only: the weights are random and the images are noise",
+    "training_data": "none: seeded random weights",
+}
 _FIELDS = BundleFields(
     name="xreal-tiny",
     image_size=IMAGE_SIZE,
@@ -42,9 +47,7 @@ _FIELDS = BundleFields(
     scale_factor=0.5,
     prompts=Prompts(null="", healthy=NO_FINDING, findings={name: name for name in FINDINGS}),
     defaults=SamplingDefaults(mode="branch", steps=8, hold=0.5, branch=0.25, guidance=2.0, soft=0.2),
-    licence="CC0-1.0",
-    use_restriction="for tests only: the weights are random and the images are noise",
-    training_data="none: seeded random weights",
+    **NOISE,
 )
 
 

@@ -232,7 +232,7 @@ class _GroupMaker:
         if not rows[0].member.edits:
             return Guide(self.model.embed(healthy), hint=hint), None
         edits = [row.member.edits for row in rows]
-        regions = [_union([edit.region for edit in each if not edit.held], each[0].region) for each in edits]
+        regions = [np.any([edit.region & (not edit.held) for edit in each], axis=0) for each in edits]
         freed = FreedRegion(self._latent_region(regions), self.settings.branch_step)
         if self.model.region_maps:
             maps = self._maps(edits)
@@ -378,11 +378,7 @@ def _first_passes(groups: list[_Group], greys: Sequence[GreyImage], images: Tens
     return passes
 
 
-def _union(regions: Sequence[npt.NDArray[np.bool_]], like: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return np.any(regions, axis=0) if regions else np.zeros_like(like)
-
-
-def _open(job: GroupJob, *, joint: bool = False) -> _Group:
+def _open(job: GroupJob, *, joint: bool) -> _Group:
     names = [member.name for member in job.members]
     assert len(set(names)) == len(names), f"group {job.index} names a member twice: {names}"
     assert not any(member.edits for member in job.members if member.name == Role.healthy), "the twin has no edits"

@@ -73,11 +73,9 @@ class Renderer(Protocol):
 
     def begin(self, jobs: Sequence[GroupJob]) -> list[GroupImages]:
         """Begins a micro-batch of groups at the most; the groups that are finished now, in the order of the jobs."""
-        ...
 
     def finish(self) -> list[GroupImages]:
         """Finishes all groups that were begun."""
-        ...
 
 
 def in_batches(renderer: Renderer, jobs: Iterable[GroupJob], size: int) -> Iterator[list[GroupImages]]:

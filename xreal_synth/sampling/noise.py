@@ -34,7 +34,6 @@ class NoiseSource(Protocol):
         self, shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int
     ) -> npt.NDArray[np.float32]:
         """Standard normal noise of `shape` for a row at a step; `repeat` counts RePaint's rounds."""
-        ...
 
 
 def philox(shape: tuple[int, ...], key: NoiseKey, purpose: Purpose, step: int, repeat: int) -> npt.NDArray[np.float32]:

@@ -36,24 +36,15 @@ Fade = Callable[[npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
 class UpscalerModel(Protocol):
     """Predicts the noise in a large image."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies; images and noise are brought there."""
-        ...
-
-    @property
-    def side(self) -> int:
-        """S."""
-        ...
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """[T] of the training schedule."""
-        ...
+    device: torch.device
+    """Where the network lies; images and noise are brought there."""
+    side: int
+    """S."""
+    alphas_cumprod: Tensor
+    """[T] of the training schedule."""
 
     def denoise(self, noisy_B1SS: Tensor, small_B1SS: Tensor, t_B: Tensor) -> Tensor:
         """Noisy large image and the small one resized to its side, in -1..1 -> eps [B, 1, S, S]."""
-        ...
 
 
 def upscale_schedule(alphas_cumprod: Tensor, steps: int) -> Schedule:

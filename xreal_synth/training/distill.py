@@ -26,7 +26,8 @@ from torch.nn import functional
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
 from xreal_synth.models.describe import BundleInfo, describe, joint_prompt
-from xreal_synth.models.load import WEIGHTS, alphas_from, image_of, load_network, moments, read_embeddings, read_json
+from xreal_synth.models.load import WEIGHTS, alphas_from, load_network, read_embeddings, read_json
+from xreal_synth.models.loaded import image_of, moments
 from xreal_synth.models.networks.conditioning import ALL_TOGETHER, AT_ONCE, with_maps
 from xreal_synth.sampling.blend import in_range
 from xreal_synth.sampling.denoise import split_prediction

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from xreal_synth.errors import TrainingError, XrealError, faults
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NULL_KEY, BundleFields, Prompts
-from xreal_synth.models.convert.assemble import BANK, new_folder, refuse_existing
-from xreal_synth.models.describe import CONTROLLER, SHIPPED, BundleInfo, describe
-from xreal_synth.models.load import DETAIL, NETWORKS, load_bundle
+from xreal_synth.models.convert.assemble import new_folder, refuse_existing
+from xreal_synth.models.describe import BANK, CONTROLLER, DETAIL, SHIPPED, BundleInfo, describe
+from xreal_synth.models.load import NETWORKS, load_bundle
 from xreal_synth.models.networks.conditioning import MAPS_KEY, LabelTokens
 from xreal_synth.models.networks.controls import MaskController
 from xreal_synth.models.networks.patch_autoencoder import PatchAutoencoder

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.models.describe import BundleInfo
-from xreal_synth.models.load import DETAIL, LoadedBundle, load_bundle
+from xreal_synth.models.describe import DETAIL, BundleInfo
+from xreal_synth.models.load import load_bundle
+from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.sampling.controlled import encode_scaled
 from xreal_synth.training.images import ImageBatch, load_images
 from xreal_synth.training.settings import DataSettings

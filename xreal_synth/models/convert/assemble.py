@@ -19,15 +19,14 @@ from torch import Tensor
 
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BUNDLE_FILE, EMBEDDINGS, NAME_PATTERN, NULL_KEY, BundleFields
+from xreal_synth.models.convert.checkpoints import Report
 from xreal_synth.models.convert.published import Published
-from xreal_synth.models.describe import BundleInfo, describe
+from xreal_synth.models.describe import BANK, BundleInfo, describe
 from xreal_synth.models.load import WEIGHTS
 from xreal_synth.models.save import read_fields, write_bundle
-from xreal_synth.models.text.prompts import Report
 from xreal_synth.storage import TEMPORARY_PREFIX
 
 StoredDtype = Literal["fp32", "fp16"]
-BANK: Final = "anatomy_bank"
 _DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16}
 
 

@@ -25,6 +25,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from xreal_synth.errors import ConversionError
 from xreal_synth.opening import parse_json
 
+Report = Callable[[str, int, int], None]
+"""(what, done, total): progress of a long step."""
+
 STATE_KEYS: Final = ("state_dict", "model")
 """Where a training program keeps the weights: Lightning under the first, plain loops often under the second."""
 

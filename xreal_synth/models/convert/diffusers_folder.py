@@ -17,11 +17,17 @@ from torch import Tensor, nn
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_words, silent, write_parts
-from xreal_synth.models.convert.checkpoints import DIFFUSERS_STEMS, build_empty, load_whole, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    DIFFUSERS_STEMS,
+    Report,
+    build_empty,
+    load_whole,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.convert.published import TRAIN_STEPS, Published
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.text.encoders import TextModel, encode_all, open_clip
-from xreal_synth.models.text.prompts import Report
 
 VALUE_RANGE: Final = (-1.0, 1.0)
 

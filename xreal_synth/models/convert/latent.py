@@ -16,12 +16,11 @@ from xreal_synth.errors import ConversionError
 from xreal_synth.models.bundle_file import BundleFields
 from xreal_synth.models.convert.added_parts import check_size, read_upscaler, save_upscaler
 from xreal_synth.models.convert.assemble import PLAIN, Parts, Stored, check_words, silent, write_parts
-from xreal_synth.models.convert.checkpoints import Checkpoint, check_there, read_checkpoint
+from xreal_synth.models.convert.checkpoints import Checkpoint, Report, check_there, read_checkpoint
 from xreal_synth.models.convert.ldm import TOKEN_ROWS, convert_text, convert_unet, convert_vae, split_ldm
 from xreal_synth.models.convert.published import LdmArchitecture, Published
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.text.encoders import Cut, TextModel, WordPieces, encode_all, find_vocabulary, ldm_bert
-from xreal_synth.models.text.prompts import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ attention are here. `params` are the parameters by the layout's own names, as it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 
+from xreal_synth.errors import ConversionError
 from xreal_synth.models.convert.checkpoints import build_empty, load_whole, mismatch, untouched, without_place
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
 
@@ -36,6 +38,7 @@ SCHEDULE: Final = frozenset(
 )  # fmt: skip
 """Buffers that follow from the schedule, which the configuration states."""
 
+_HEAD_WIDTH: Final = 64
 _EMA_COUNTERS: Final = ("decay", "num_updates")
 _TEXT_LAYER: Final = {
     "attention_norm": "{attention}.0",
@@ -157,6 +160,23 @@ def convert_text(
     encoder: TextEncoder = build_empty(lambda: TextEncoder(shape))
     load_whole(where, encoder, converted, unused)
     return encoder
+
+
+def text_shape(state: Mapping[str, Tensor], path: Path) -> TextShape:
+    """The encoder's sizes, which its weights show; heads are 64 wide in all released ones. Raises ConversionError."""
+    try:
+        words, dim = state["token_emb.weight"].shape
+        inner = len(state["attn_layers.layers.0.1.to_q.weight"])
+        depth = len({key.split(".")[2] for key in state if key.startswith("attn_layers.layers.")}) // 2
+        length = len(state["pos_emb.emb.weight"])
+    except KeyError as error:
+        raise ConversionError(
+            where=str(path),
+            found=f"no {TEXT_PREFIX}{error.args[0]}",
+            wanted="a latent-diffusion checkpoint with its text encoder",
+            hint="give the file that the bundle was converted from",
+        ) from error
+    return TextShape(words, length, dim, depth, inner // _HEAD_WIDTH, _HEAD_WIDTH)
 
 
 def unet_config(params: Mapping[str, Any], where: str = "UNet") -> dict[str, Any]:

@@ -69,12 +69,8 @@ def with_maps(z_BChw: Tensor, maps_BRhw: Tensor | None) -> Tensor:
     return z_BChw if maps_BRhw is None else torch.cat([z_BChw, maps_BRhw.to(z_BChw.dtype)], dim=1)
 
 
-def map_channels(unet: Any) -> int:
-    """How many maps a denoiser takes beside the latents: its inputs less its outputs."""
-    return int(unet.config.in_channels) - int(unet.config.out_channels)
-
-
 def no_maps(z_BChw: Tensor, unet: Any) -> Tensor:
-    """Latents as a denoiser takes them where no finding is asked for: every map zero."""
-    count = map_channels(unet)
+    """Latents as a denoiser takes them where no finding is asked for: every map zero. It has as many inputs more than
+    outputs."""
+    count = unet.config.in_channels - unet.config.out_channels
     return with_maps(z_BChw, z_BChw.new_zeros(len(z_BChw), count, *z_BChw.shape[2:]) if count else None)

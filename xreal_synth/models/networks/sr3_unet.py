@@ -72,7 +72,10 @@ class PixelAttention(nn.Module):
         batch, _, height, width = x_BCHW.shape
         split = self.qkv(self.norm(x_BCHW)).reshape(batch, 3, self.heads, -1, height * width)
         q, k, v = split.unbind(1)
-        mixed = _linear_attention(q, k, v) if self.linear else _attention(q, k, v)
+        if self.linear:
+            mixed = _linear_attention(q, k, v)
+        else:
+            mixed = functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
         out: Tensor = x_BCHW + self.out_norm(self.out(mixed.reshape(batch, -1, height, width)))
         return out
 
@@ -173,13 +176,8 @@ def cosine_betas(steps: int = 2000, offset: float = 0.008) -> Tensor:
     return (1 - abar[1:] / abar[:-1]).clamp(0.0001, 0.9999)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B, heads, features, pixels], three times -> the same shape."""
-    q, k, v = q.transpose(-1, -2), k.transpose(-1, -2), v.transpose(-1, -2)
-    return functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-
-
 def _linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    context = torch.matmul(k.softmax(dim=-1), v.transpose(-1, -2))
+    """[B, heads, features, pixels], three times -> the same shape."""
+    context = torch.matmul(k.softmax(dim=-1), v.mT)
     scaled = q.softmax(dim=-2) * q.shape[-2] ** -0.5
-    return torch.matmul(context.transpose(-1, -2), scaled)
+    return torch.matmul(context.mT, scaled)

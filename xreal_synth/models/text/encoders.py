@@ -18,9 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xreal_synth.errors import ConversionError
-from xreal_synth.models.convert.checkpoints import build_empty, load_whole, read_checkpoint, read_config, read_weights
+from xreal_synth.models.convert.checkpoints import (
+    Report,
+    build_empty,
+    load_whole,
+    read_checkpoint,
+    read_config,
+    read_weights,
+)
 from xreal_synth.models.text.ldm_bert import TextEncoder, TextShape
-from xreal_synth.models.text.prompts import Report
 from xreal_synth.opening import parse_json
 
 CLIP: Final = "CLIPTextModel"

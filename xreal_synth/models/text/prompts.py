@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,10 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from xreal_synth import findings as vocab
 from xreal_synth.errors import ConversionError, faults
 from xreal_synth.models.bundle_file import NULL_KEY, Prompts
-
-Report = Callable[[str, int, int], None]
-"""(what, done, total): progress of a long step."""
-
 
 Text = Annotated[str, Field(max_length=2000)]
 
