@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from xreal_synth.engine.place import output_place
+from xreal_synth.engine.job_package import output_place
 from xreal_synth.jobs.generate import parser
 from xreal_synth.recipe.load import load_recipe
 

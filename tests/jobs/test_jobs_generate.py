@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xreal_synth.engine.place import output_place
+from xreal_synth.engine.job_package import output_place
 from xreal_synth.errors import EngineError
 from xreal_synth.jobs.generate import main
 

@@ -70,8 +70,7 @@ def submit(
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
-    from xreal_synth.engine.job_package import megabytes, pack_job
-    from xreal_synth.engine.place import output_place
+    from xreal_synth.engine.job_package import megabytes, output_place, pack_job
     from xreal_synth.recipe.load import recipe_file
 
     recipe = recipe_file(recipe)
@@ -138,7 +137,7 @@ def _complete(place: str) -> bool:
 
 def _checked(file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
-    from xreal_synth.engine.place import output_place
+    from xreal_synth.engine.job_package import output_place
     from xreal_synth.errors import AnatomyError, BundleError
     from xreal_synth.from_recipe import open_recipe
     from xreal_synth.recipe.load import load_recipe

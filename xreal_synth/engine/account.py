@@ -24,7 +24,6 @@ from xreal_synth.engine.progress import (
     ShardFailure,
 )
 from xreal_synth.errors import XrealError
-from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.types import ShardRecord
 
@@ -62,18 +61,18 @@ class ImagesPerGroup:
 
 def images_per_group(recipe: Recipe) -> ImagesPerGroup:
     """A group without findings gives its healthy image, or a sham; any other its variants, and twin and sham."""
-    real, pairs = isinstance(recipe.anatomy.source, ImagesSource), recipe.pairs
+    pairs = recipe.pairs
     total = sum(row.weight for row in recipe.findings)
     delivered = made = 0.0
     for row in recipe.findings:
         share = row.weight / total
-        edited = pairs.variants * len(row.kinds) + pairs.sham * row.takes_sham(on_images=real)
+        edited = pairs.variants * len(row.kinds) + recipe.sham_share(row)
         negative = recipe.edits_negative(row)
         edited = edited if row.paints else float(negative)
         delivered += share * (edited + pairs.twin if row.paints or negative else 1)
         made += share * (1 + edited)
         if recipe.output.upscale is not None:
-            made += share * (edited + (not real))
+            made += share * (edited + (not recipe.on_images))
     return ImagesPerGroup(delivered=delivered, made=made)
 
 

@@ -108,11 +108,10 @@ def _edits(run: Run) -> float:
     for row in rows:
         kinds = [len(labels) + _parts(row.edit) for _, labels in row.kinds]
         negatives += row.weight * run.recipe.edits_negative(row)
-        if row.takes_sham(on_images=run.plan.on_images):
+        if run.recipe.takes_sham(row):
             painted += row.weight
             first += row.weight * kinds[0]
-        shams = pairs.sham * row.takes_sham(on_images=run.plan.on_images)
-        passes += row.weight * (pairs.variants * sum(kinds) + shams * kinds[0])
+        passes += row.weight * (pairs.variants * sum(kinds) + run.recipe.sham_share(row) * kinds[0])
     passes += negatives * first / (painted or 1.0)
     return float(run.recipe.anatomies * passes / sum(row.weight for row in rows))
 

@@ -1,4 +1,5 @@
-"""What a job takes along to the cluster: the recipe and the files it names, nothing else. No Ray here.
+"""What a job takes along to the cluster: the recipe and the files it names, nothing else; and where it writes. No Ray
+here.
 
 A whole working directory would take checkpoints, data and secrets with it, or leave out, by somebody's
 .gitignore, the very bundle that is meant. The package itself is in the nodes' image.
@@ -20,7 +21,7 @@ from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.load import SHIPPED, shipped_file
 from xreal_synth.recipe.quality import FILES, check_file
 from xreal_synth.recipe.schema import MasksSource, Recipe
-from xreal_synth.storage import is_remote, local_folder
+from xreal_synth.storage import is_remote, local_folder, scheme_of
 
 LIMIT_BYTES: Final = 500 << 20
 """What Ray takes as a working directory."""
@@ -121,6 +122,28 @@ def named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
         given = check_file(recipe.quality, check)
         if given is not None:
             yield f"quality.checks.{check}.{key}", given
+
+
+def output_place(uri: str, root: str | None) -> str:
+    """Where a job writes: `uri` if it is absolute, else below `root`.
+
+    A job's working directory is each node's temporary copy, so a relative place would be lost.
+    Raises EngineError.
+    """
+    if scheme_of(uri) or PurePosixPath(uri).is_absolute():
+        return uri
+    if root is None:
+        raise EngineError(
+            where="output.uri",
+            found=f"{uri} is relative, and a job's working directory is a temporary copy on each node",
+            wanted="an absolute place that all nodes share",
+            hint="give --output-root, e.g. --output-root s3://bucket/datasets or a shared mount",
+        )
+    if not scheme_of(root) and not PurePosixPath(root).is_absolute():
+        raise EngineError(
+            where="--output-root", found=f"{root} is relative", wanted="an absolute path or a URI", hint="write it out"
+        )
+    return f"{root.rstrip('/')}/{PurePosixPath(uri)}"
 
 
 def _inside(path: Path, folder: Path) -> PurePosixPath | None:

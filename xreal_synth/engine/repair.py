@@ -27,6 +27,7 @@ from xreal_synth.recipe.schema import Split
 from xreal_synth.run.reopen import recipe_text, reopen, setting
 from xreal_synth.run.setup import Run
 from xreal_synth.storage import Store
+from xreal_synth.types import ShardRecord
 
 What = Literal["adopt", "make", "extend", "leave"]
 
@@ -141,10 +142,7 @@ def carry_out(
 def _what(run: Run, store: Store, head: DatasetHead, shard: int, quarantined: bool) -> What:
     stem = stem_of(head.name, shard)
     plan = run.plan.shard(shard)
-    try:
-        record = read_record(store, stem)
-    except (DatasetError, StorageError):
-        record = None
+    record = _readable(store, stem)
     if record is None and store.exists(quarantine_key(stem)) and not quarantined:
         return "leave"
     if record is not None and record.start == plan.start and record.stop < plan.stop:
@@ -170,10 +168,13 @@ def _split(text: str) -> Split | None:
 
 
 def _groups_there(store: Store, head: DatasetHead) -> int:
-    for shard in reversed(shards_in(store, RECORDS, head.name)):
-        try:
-            record = read_record(store, stem_of(head.name, shard))
-        except (DatasetError, StorageError):
-            continue
-        return record.stop if record is not None else 0
-    return 0
+    records = (_readable(store, stem_of(head.name, shard)) for shard in reversed(shards_in(store, RECORDS, head.name)))
+    return next((record.stop for record in records if record is not None), 0)
+
+
+def _readable(store: Store, stem: str) -> ShardRecord | None:
+    """The shard's record; None where there is none, or a damaged one."""
+    try:
+        return read_record(store, stem)
+    except (DatasetError, StorageError):
+        return None

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from xreal_synth.engine.job_package import output_place
 from xreal_synth.engine.log import LineLog
-from xreal_synth.engine.place import output_place
 from xreal_synth.engine.progress import NOT_STARTED
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal

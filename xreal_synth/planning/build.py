@@ -132,7 +132,7 @@ class Plan:
         if not isinstance(self.source, ImageFolder):
             rng = stream(self.recipe.seed, index, epoch, "anatomy")
             if isinstance(self.source, BankSource):
-                shown = self._shown(row) if self.recipe.anatomy.by_finding else ()
+                shown = self.recipe.findings[row].names if self.recipe.anatomy.by_finding else ()
                 large = self.large_heart(row)
                 return Chest(*self.source.draw(rng, size, large_heart=large, findings=shown))
             return Chest(*self.source.draw(rng, size))
@@ -143,12 +143,7 @@ class Plan:
 
     def large_heart(self, row: int) -> bool:
         """Whether a row's anatomies show a heart of Cardiomegaly: one of its images is asked to."""
-        return HEART_FINDING in self._shown(row)
-
-    def _shown(self, row: int) -> tuple[str, ...]:
-        """The findings that a row's images are asked to show."""
-        kinds = self.recipe.findings[row].kinds
-        return tuple(dict.fromkeys(label.name for _, kind in kinds for label in kind))
+        return HEART_FINDING in self.recipe.findings[row].names
 
     def sample(self, index: int, attempt: int) -> SampleSpec:
         """All that is drawn for a group at this attempt.
@@ -211,7 +206,7 @@ class Plan:
         """Where a group without findings is painted on: as the first variant of another row would be, which is drawn by
         the rows' weights."""
         rows = self.recipe.findings
-        weights = np.array([row.weight * row.takes_sham(on_images=self.on_images) for row in rows], float)
+        weights = np.array([row.weight * self.recipe.takes_sham(row) for row in rows], float)
         drawn = stream(self.recipe.seed, index, epoch, "negatives").random() * weights.sum()
         row = int(np.searchsorted(weights.cumsum(), drawn, side="right"))
         return self.place_row(row, chest, index, epoch, 0)

@@ -93,7 +93,7 @@ def probe(plan: Plan, n: int = PROBE_GROUPS, *, budget_s: float = BUDGET_S) -> P
     rows = tuple(
         RowReport(
             row=i,
-            names=tuple(dict.fromkeys(label.name for _, labels in row.kinds for label in labels)),
+            names=row.names,
             asked=_asked(plan, i),
             groups=counts[i],
             shams=shams[i],
@@ -214,8 +214,7 @@ def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:
     largest = max(row.weight for row in rows)
     weights = [row.weight / largest for row in rows]
     groups = [samples * weight / sum(weights) for weight in weights]
-    shares = [plan.recipe.pairs.sham * row.takes_sham(on_images=plan.on_images) for row in rows]
-    return groups, [count * share for count, share in zip(groups, shares, strict=True)]
+    return groups, [count * plan.recipe.sham_share(row) for count, row in zip(groups, rows, strict=True)]
 
 
 def _asked(plan: Plan, row: int) -> str:

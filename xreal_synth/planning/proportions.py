@@ -20,7 +20,6 @@ from typing import Final
 
 import numpy as np
 
-from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 
@@ -34,8 +33,7 @@ class Sequences:
 
     def __init__(self, recipe: Recipe) -> None:
         self._size = recipe.output.shard_size
-        on_images = isinstance(recipe.anatomy.source, ImagesSource)
-        shams = [recipe.pairs.sham * row.takes_sham(on_images=on_images) for row in recipe.findings]
+        shams = [recipe.sham_share(row) for row in recipe.findings]
         weights = [row.weight for row in recipe.findings]
 
         def rows(k: int) -> RowSequence:

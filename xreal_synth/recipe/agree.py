@@ -16,19 +16,16 @@ _FOLDER = "add anatomy: {source: {images: {path: FOLDER}}}"
 
 def disagreements(recipe: Recipe, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
     """Keys that contradict one another, each with its path and its line."""
-    source = recipe.anatomy.source
-    on_images = isinstance(source, ImagesSource)
+    source, on_images = recipe.anatomy.source, recipe.on_images
+    sham_rows = any(map(recipe.takes_sham, recipe.findings))
     found = [*_on_images(recipe, source)] if isinstance(source, ImagesSource) else [*_without_images(recipe)]
     if recipe.anatomy.by_finding and source != "bank":
         what = "the bank: masks and images have their own outlines"
         found.append((("anatomy", "by_finding"), "`by_finding` without the bank", what, "remove it"))
-    if recipe.pairs.sham > 0 and not any(row.takes_sham(on_images=on_images) for row in recipe.findings):
+    if recipe.pairs.sham > 0 and not sham_rows:
         what = "a row of `images: healthy` that paints findings in" if on_images else "a row with findings"
         found.append((("pairs", "sham"), "`sham` where no row can have one", what, "add one, or set 0"))
-    if recipe.pairs.edit_negatives and not (
-        any(recipe.edits_negative(row) for row in recipe.findings)
-        and any(row.takes_sham(on_images=on_images) for row in recipe.findings)
-    ):
+    if recipe.pairs.edit_negatives and not (sham_rows and any(map(recipe.edits_negative, recipe.findings))):
         what = "a row without findings (of healthy images) and one that paints some"
         found.append((("pairs", "edit_negatives"), "`edit_negatives` without both", what, "remove it"))
     if recipe.sampling.mode == "joint" and recipe.edits:

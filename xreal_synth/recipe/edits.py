@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from xreal_synth.findings import FINDINGS, REGIONS, takes_box
-from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, finding_name, problem, rising
+from xreal_synth.recipe.kinds import FindingName, Place, RecipePart, Sha256, Texts, finding_name, problem, rising
 from xreal_synth.types import Zone
 
 
@@ -45,17 +45,15 @@ class ImagesFolder(RecipePart):
         min_length=1,
         description="CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`).",
     )
-    splits: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
+    splits: Texts | None = Field(
         default=None, description="Only images of these splits of manifest.csv; else all but those of minors."
     )
     order: Literal["shuffled", "listed"] = Field(
         default="shuffled",
         description="`shuffled`: a new permutation each time round; `listed`: by name, again and again.",
     )
-    content: str | None = Field(
-        default=None,
-        pattern=r"^[0-9a-f]{64}$",
-        description="The images' digest, as dataset.json has it: other images are refused.",
+    content: Sha256 | None = Field(
+        default=None, description="The images' digest, as dataset.json has it: other images are refused."
     )
 
 

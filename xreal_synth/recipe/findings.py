@@ -128,15 +128,11 @@ class FindingRow(RecipePart):
         return tuple((f"variants[{i}].labels", kind.labels) for i, kind in enumerate(self.variants))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The findings that its images are asked to show, each once, in the order in which they come."""
+        return tuple(dict.fromkeys(label.name for _, labels in self.kinds for label in labels))
+
+    @property
     def paints(self) -> bool:
         """Whether an image of this row is painted on, and so has variants."""
         return bool(self.labels) or self.variants is not None or self.edit is not None
-
-    def takes_sham(self, *, on_images: bool) -> bool:
-        """Whether its groups can have a sham: something is painted in, and nothing over that a label tells of.
-
-        A real image must be healthy: a sham could else paint over what its own labels say.
-        """
-        adds = bool(self.kinds[0][1]) or (self.edit is not None and self.edit.add is not None)
-        removes = self.edit is not None and self.edit.uses_own
-        return adds and not removes and (self.images == "healthy" or not on_images)

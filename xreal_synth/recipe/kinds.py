@@ -81,9 +81,8 @@ def _auto_or(kind: type[int] | type[float], low: float, high: float, other: str 
     def check(value: object) -> object:
         if value == "auto":
             return value
-        if not isinstance(value, int | float) or not is_number(value) or not low <= value <= high:
-            raise problem(value, wanted=wanted)
-        if kind is int and not isinstance(value, int):
+        allowed = int if kind is int else int | float
+        if not isinstance(value, allowed) or not is_number(value) or not low <= value <= high:
             raise problem(value, wanted=wanted)
         return kind(value)
 
@@ -188,6 +187,8 @@ LungsScale = Annotated[
 HeartScale = Annotated[tuple[float, float], BeforeValidator(rising(0.5, 2.0, "factors from 0.5 to 2"))]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=False))]
 BundlePlace = Annotated[str, Field(min_length=1), AfterValidator(_place(reading=True))]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_box)]
 PngSuffix = Annotated[str, BeforeValidator(_png_suffix)]
 FindingName = Annotated[str, BeforeValidator(finding_name), Field(json_schema_extra={"enum": [*FINDINGS, *ALIASES]})]

@@ -11,10 +11,9 @@ from pydantic import Field, create_model
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import CheckEntry
-from xreal_synth.recipe.kinds import RecipePart
+from xreal_synth.recipe.kinds import RecipePart, Sha256
 from xreal_synth.types import CheckAction, CheckSettings, QualityProfile, QualitySettings
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ACTION: Final = "`off`, `warn` (delivered, flagged) or `reject` (drawn again); left out, the profile's."
 
 

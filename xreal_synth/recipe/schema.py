@@ -23,7 +23,9 @@ from xreal_synth.recipe.kinds import (
     Place,
     PngSuffix,
     RecipePart,
+    Sha256,
     ShardSamples,
+    Texts,
     actor_count,
     near,
     problem,
@@ -45,13 +47,9 @@ class MaskFolder(RecipePart):
         default=None,
         description="Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`.",
     )
-    exclude: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
-        default=None, description="Names of masks to leave out, as errors tell them."
-    )
-    content: str | None = Field(
-        default=None,
-        pattern=r"^[0-9a-f]{64}$",
-        description="The masks' digest, as dataset.json has it: other masks are refused.",
+    exclude: Texts | None = Field(default=None, description="Names of masks to leave out, as errors tell them.")
+    content: Sha256 | None = Field(
+        default=None, description="The masks' digest, as dataset.json has it: other masks are refused."
     )
 
 
@@ -298,9 +296,8 @@ class Recipe(RecipePart):
     bundle: BundlePlace = Field(
         description="Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://, https://)."
     )
-    bundle_sha256: str | None = Field(
+    bundle_sha256: Sha256 | None = Field(
         default=None,
-        pattern=r"^[0-9a-f]{64}$",
         description="The bundle's content hash, as `xreal-synth bundle show` tells it: another bundle is refused.",
     )
     anatomy: Anatomy = Field(default_factory=Anatomy)
@@ -317,17 +314,35 @@ class Recipe(RecipePart):
     compute: Compute = Field(default_factory=Compute)
 
     @property
+    def on_images(self) -> bool:
+        """Whether real images are edited."""
+        return isinstance(self.anatomy.source, ImagesSource)
+
+    @property
     def edits(self) -> bool:
         """Whether images are made from others: twins or shams are delivered, or real images are edited."""
         pairs = self.pairs
-        return (
-            pairs.twin or pairs.sham > 0 or bool(pairs.edit_negatives) or isinstance(self.anatomy.source, ImagesSource)
-        )
+        return pairs.twin or pairs.sham > 0 or bool(pairs.edit_negatives) or self.on_images
 
     def edits_negative(self, row: FindingRow) -> bool:
         """Whether a row without findings delivers shams; of real images only healthy ones are painted on."""
-        healthy = row.images == "healthy" or not isinstance(self.anatomy.source, ImagesSource)
-        return bool(self.pairs.edit_negatives) and not row.paints and healthy
+        return bool(self.pairs.edit_negatives) and not row.paints and self._on_healthy(row)
+
+    def takes_sham(self, row: FindingRow) -> bool:
+        """Whether a row's groups can have a sham: something is painted in, and nothing over that a label tells of.
+
+        A real image must be healthy: a sham could else paint over what its own labels say.
+        """
+        adds = bool(row.kinds[0][1]) or (row.edit is not None and row.edit.add is not None)
+        removes = row.edit is not None and row.edit.uses_own
+        return adds and not removes and self._on_healthy(row)
+
+    def sham_share(self, row: FindingRow) -> float:
+        """The share of a row's groups that have a sham."""
+        return self.pairs.sham * self.takes_sham(row)
+
+    def _on_healthy(self, row: FindingRow) -> bool:
+        return row.images == "healthy" or not self.on_images
 
 
 def json_schema() -> dict[str, Any]:

@@ -46,8 +46,7 @@ def plan_group(run: Run, index: int, after: int | None = None) -> tuple[SampleSp
     most = run.recipe.quality.max_attempts
     attempt = next_attempt(most, after)
     row = run.plan.row(index)
-    kinds = run.recipe.findings[row].kinds
-    asked = tuple(dict.fromkeys(label.name for _, labels in kinds for label in labels))
+    asked = run.recipe.findings[row].names
     while attempt is not None:
         try:
             return run.plan.sample(index, attempt), rejected

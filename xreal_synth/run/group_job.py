@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from xreal_synth.findings import REGIONS
 from xreal_synth.masks import boxes_region
 from xreal_synth.models.describe import prompt_for, prompt_of
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
-from xreal_synth.types import MemberSpec, PixelBox, PlacedFinding, Role, SampleSpec
+from xreal_synth.types import MemberSpec, PlacedFinding, Role, SampleSpec
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -47,7 +46,8 @@ def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:
         healthy = run.bundle.healthy_prompt
         return tuple(_painting(run, spec.regions[place], healthy) for place in member.sham)
     removed = member.source.removed if member.source is not None else ()
-    first = (_removal(run, removed),) if removed else ()
+    size, healthy = run.bundle.image_size, run.bundle.healthy_prompt
+    first = (_painting(run, boxes_region(removed, (size, size)), healthy),) if removed else ()
     return first + tuple(_edit(run, finding, spec) for finding in member.findings)
 
 
@@ -56,11 +56,6 @@ def _joint_prompt(run: Run, member: MemberSpec) -> str:
     if run.sampling.mode != "joint" or not run.bundle.region_maps:
         return ""
     return prompt_for(run.bundle, [finding.name for finding in member.findings])
-
-
-def _removal(run: Run, boxes: Sequence[PixelBox]) -> Edit:
-    region = boxes_region(boxes, (run.bundle.image_size,) * 2)
-    return _painting(run, region, run.bundle.healthy_prompt)
 
 
 def _edit(run: Run, finding: PlacedFinding, spec: SampleSpec) -> Edit:

@@ -12,7 +12,6 @@ from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import JudgedImage
-from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, KnownFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
@@ -32,17 +31,8 @@ def open_quality(recipe: Recipe, bundle: BundleInfo) -> QualitySettings:
     known = {name: file for name, file in files.items() if file is not None}
     checked = recipe.labels.unrequested == "checked"
     if checked and "classifier" not in bundle.parts:
-        raise RecipeError(
-            "recipe",
-            [
-                Problem(
-                    "labels.unrequested",
-                    f"checked, but bundle {bundle.name} has no classifier",
-                    "a bundle with the part classifier",
-                    "write negative or unknown",
-                )
-            ],
-        )
+        found, wanted = f"checked, but bundle {bundle.name} has no classifier", "a bundle with the part classifier"
+        raise RecipeError("recipe", [Problem("labels.unrequested", found, wanted, "write negative or unknown")])
     below = (recipe.labels.negative_below or NEGATIVE_BELOW) if checked else None
     return resolve_quality(recipe.quality, _unable(recipe, bundle, known), known, negative_below=below)
 
@@ -124,22 +114,19 @@ def _unable(recipe: Recipe, bundle: BundleInfo, files: dict[str, KnownFile]) -> 
 
 
 def _no_segmenter(recipe: Recipe, bundle: BundleInfo, file: bool) -> str | None:
-    if not isinstance(recipe.anatomy.source, ImagesSource) and recipe.sampling.control == "none":
+    if not recipe.on_images and recipe.sampling.control == "none":
         return "with control: none the organ masks are places, not what the images show"
     return None if file or "segmenter" in bundle.parts else f"bundle {bundle.name} has no segmenter"
 
 
 def _no_classifier(recipe: Recipe, bundle: BundleInfo) -> str | None:
-    known, painted = classifier_findings(bundle), _painted(recipe)
+    known = classifier_findings(bundle)
+    painted = {name for row in recipe.findings for name in row.names}
     if not known:
         return f"bundle {bundle.name} has no classifier"
     if painted and not painted & set(known):
         return f"the bundle's classifier knows none of {', '.join(sorted(painted))}"
     return None
-
-
-def _painted(recipe: Recipe) -> set[str]:
-    return {label.name for row in recipe.findings for _, labels in row.kinds for label in labels}
 
 
 def _file(recipe: Recipe, check: str) -> KnownFile | None:

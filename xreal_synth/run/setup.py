@@ -161,7 +161,7 @@ def _source(recipe: Recipe, bundle: BundleInfo) -> AnatomySource | ImageFolder:
     folder = bundle.part(BANK)
     bank = BankSource(folder, settings, lambda name: bundle.read(f"{BANK}/{name}"))
     if recipe.anatomy.by_finding:
-        asked = {label.name for row in recipe.findings for _, labels in row.kinds for label in labels}
+        asked = {name for row in recipe.findings for name in row.names}
         if unknown := sorted(asked - set(bank.outlined)):
             raise BundleError(
                 where=str(folder), found=f"no outline of patients with {', '.join(unknown)}",

@@ -29,13 +29,8 @@ class Stopwatch:
         self._open: list[str] = []
         self._since = 0.0
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Wall seconds by name so far, a copy."""
-        return dict(self._spent)
-
     def lap(self) -> dict[str, float]:
-        """The seconds since the last lap."""
+        """Wall seconds by name since the last lap."""
         self._turn()
         spent, self._spent = self._spent, defaultdict(float)
         return dict(spent)
