@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,13 +112,13 @@ class ChosenShards:
         """Every image, `images` of them at most; raises DatasetError at the first shard that is damaged."""
         given = 0
         for _, _, images in read_shards(self.source):
-            _refuse_damage(self.source)
+            _refuse(self.source, self.source.skipped)
             for image in images:
                 if given == self.images:
                     return
                 given += 1
                 yield image.sample
-        _refuse_damage(self.source)
+        _refuse(self.source, self.source.skipped)
 
 
 def choose(uri: str, most: int) -> ChosenShards:
@@ -127,9 +127,7 @@ def choose(uri: str, most: int) -> ChosenShards:
     Raises DatasetError where there is no dataset, no finished shard, a damaged one, or images of several sizes.
     """
     source = open_source(open_store(uri))
-    for skipped in source.skipped:
-        if source.store.exists(record_key(skipped.shard)):
-            raise _damaged(source, str(skipped))
+    _refuse(source, [one for one in source.skipped if source.store.exists(record_key(one.shard))])
     unfinished = len(source.skipped)
     source.skipped.clear()
     records = source.records
@@ -141,7 +139,7 @@ def choose(uri: str, most: int) -> ChosenShards:
     sizes, asked = set[tuple[int, int]](), set[str]()
     for record in records:
         table = shard_table(chosen, record)
-        _refuse_damage(chosen)
+        _refuse(chosen, chosen.skipped)
         for row in table.select(["height", "width", "findings"]).to_pylist():
             sizes.add((row["height"], row["width"]))
             asked.update(finding["name"] for finding in row["findings"])
@@ -163,15 +161,11 @@ def choose(uri: str, most: int) -> ChosenShards:
     )
 
 
-def _refuse_damage(source: Source) -> None:
-    if source.skipped:
-        raise _damaged(source, str(source.skipped[0]))
-
-
-def _damaged(source: Source, reported: str) -> DatasetError:
-    return DatasetError(
-        where=source.store.uri,
-        found=reported,
-        wanted="shards that are what their records say: figures of what is left would be of another dataset",
-        hint="run xreal-synth verify to see what is wrong, and generate again to make it anew",
-    )
+def _refuse(source: Source, damaged: Sequence[object]) -> None:
+    if damaged:
+        raise DatasetError(
+            where=source.store.uri,
+            found=str(damaged[0]),
+            wanted="shards that are what their records say: figures of what is left would be of another dataset",
+            hint="run xreal-synth verify to see what is wrong, and generate again to make it anew",
+        )

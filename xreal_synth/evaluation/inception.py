@@ -73,7 +73,7 @@ def load_inception(path: Path) -> nn.Module:
     _check_layout(path, {n: t.shape for n, t in wanted.items()}, {n: t.shape for n, t in weights.items()})
     network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
     network.fc = nn.Identity()
-    return _Features(network).eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def fid_inception() -> nn.Module:
@@ -88,16 +88,6 @@ def fid_inception() -> nn.Module:
     network: nn.Module = tv.Inception3(CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
     network.Mixed_7c = _pooling(tv.InceptionE, maximum)(2048)
     return network
-
-
-class _Features(nn.Module):
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self._network = network
-
-    def forward(self, x_B3SS: Tensor) -> Tensor:
-        features: Tensor = self._network._forward(x_B3SS)[0]
-        return features
 
 
 def _pooling(kind: Any, pool: Callable[[Tensor], Tensor]) -> Any:

@@ -111,15 +111,14 @@ class Bootstrap:
 
     def mean_over(self, values: Array, other: Bootstrap, under: Array) -> Estimate:
         """Mean of the values [N] divided by the mean of another set's [M], each set resampled by itself."""
+        if not len(values) or not len(under) or not under.mean():
+            return unknown(len(values))
         draws = min(len(self.weights), len(other.weights))
         over, below = (
             divided(one.weights[:draws] @ part, one.weights[:draws].sum(axis=1))
             for one, part in ((self, values), (other, under))
         )
-        if not len(values) or not len(under) or not under.mean():
-            return unknown(len(values))
-        low, high = np.percentile(over / below, [2.5, 97.5])
-        return Estimate(float(values.mean() / under.mean()), float(low), float(high), len(values))
+        return estimated(np.append(values.mean() / under.mean(), over / below), len(values))
 
 
 def mean_of(values: Array) -> Statistic:
@@ -148,8 +147,7 @@ def proportion(part: int, whole: int, method: Literal["wilson", "exact"] = "wils
 
 def spread(values: Sequence[float], n: int) -> Estimate:
     """Mean and middle 95% of repeated measurements, each on n images."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Estimate(float(np.mean(values)), float(low), float(high), n)
+    return estimated(np.append(np.mean(values), values), n)
 
 
 def divided(over: Array, under: Array) -> Array:
