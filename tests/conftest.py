@@ -66,7 +66,7 @@ def ray_head() -> Iterator[LocalCluster]:
 
     with pytest.MonkeyPatch.context() as patch:  # a job's `python` is this one, as in a cluster's image
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten seconds otherwise
+        patch.setenv("RAY_metrics_report_interval_ms", "3000")  # ten seconds otherwise
         with local_cluster(cpus=3) as cluster:
             yield cluster
 

@@ -153,7 +153,7 @@ def _start_head(cpus: int, folder: Path, gcs: int, dashboard: int) -> None:
     _ray_command(
         ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
          f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
-         "--include-dashboard=true", f"--num-cpus={cpus}", "--num-gpus=0",
+         "--include-dashboard=true", "--include-log-monitor=false", f"--num-cpus={cpus}", "--num-gpus=0",
          f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={folder}", "--disable-usage-stats"]
     )  # fmt: skip
 

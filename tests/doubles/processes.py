@@ -43,11 +43,12 @@ def strike(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
 
 
 def end_marked(mark: str) -> None:
-    """Ends every process that carries `mark`, a name that only those started here have."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """Ends every process that carries `mark`, a name that only those started here have. Some of Ray's do not end
+    when asked."""
+    for number, patience in ((signal.SIGTERM, 1), (signal.SIGKILL, 5)):
         for pid in marked(mark):
             strike(pid, number)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + patience
         while marked(mark) and time.monotonic() < deadline:
             time.sleep(0.1)
 

@@ -138,7 +138,7 @@ class Beside:
         self.met = 0
 
     def judge(self, images: Any) -> Any:
-        begun, until = len(self._batches), time.monotonic() + 20 * (not self._seconds)
+        begun, until = len(self._batches), time.monotonic() + 3 * (not self._seconds)
         while len(self._batches) == begun and time.monotonic() < until and self.met < 2:
             time.sleep(0.01)
         self.met += len(self._batches) > begun

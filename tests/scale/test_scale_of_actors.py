@@ -1,4 +1,4 @@
-"""Throughput of one, two and four actors whose model only sleeps: what the engine itself loses."""
+"""Throughput of one actor and of four whose model only sleeps: what the engine itself loses."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_four_actors_are_nearly_four_times_one(joined_ray: LocalCluster, tmp_pat
     found = list[float]()
     while len(found) < TRIES and max(found, default=0.0) < LEAST:
         rows = measure_scale(
-            [1, 2, 4], tmp_path / str(len(found)), shards_per_actor=4, shard_s=3.0, address=joined_ray.address
+            [1, 4], tmp_path / str(len(found)), shards_per_actor=4, shard_s=3.0, address=joined_ray.address
         )
-        assert [row.shards for row in rows] == [4, 8, 16]
+        assert [row.shards for row in rows] == [4, 16]
         assert rows[0].seconds > 4 * 3.0
         found.append(min(row.linear for row in rows))
     if max(found) < LEAST and (busy() or not left_alone):
