@@ -9,6 +9,7 @@ Kinds of failure:
   while shards keep being finished; the run ends when too many fail with none finished in between.
 - died: the actor ended or hung with the shard in hand, by the shard's doing for all that is known: it is a suspect. It
   is given up after three such deaths while other shards were finished in between: then the shard kills its actors.
+  After two with none in between it waits for one of those that are being made.
 
 An actor that fails two shards in a row rests while others live that could make them: if one of them makes a shard that
 it failed, its device is at fault and it is retired; where they fail too, the shard is. An actor whose canary image is
@@ -51,11 +52,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Failures:
-    """What went wrong with one shard so far. `finished` shards there were at its last death that counted."""
+    """What went wrong with one shard so far. `finished` shards there were at its last death that counted; `untold` says
+    that the last one did not."""
 
     tries: int = 0
     deaths: int = 0
     finished: int = 0
+    untold: bool = False
     actors: set[str] = field(default_factory=set)
     reason: str = ""
     overflowed: bool = False
@@ -167,12 +170,17 @@ class ShardSchedule:
                 if rests and failures is None:
                     return None
                 continue
-            if actor not in failed_on:
+            if actor not in failed_on and not self._waits(failures):
                 del self._queue[position]
                 self._failed_waiting -= failures is not None
                 self._taken.add(shard)
                 return shard
         return None
+
+    def _waits(self, failures: Failures | None) -> bool:
+        """Whether a shard's next death would tell nothing either, while one that is being made may soon be finished."""
+        untold = failures is not None and failures.untold and failures.finished == self._finished
+        return untold and bool(self._taken)
 
     def stale(self, actors: Collection[str]) -> bool:
         """Whether the idle ones of these, all there are, should make room for fresh ones: every shard that waits
@@ -222,7 +230,8 @@ class ShardSchedule:
         A death counts if shards were finished since the last one that counted, or if only suspects are left and
         no fewer shards than these are finished: where every actor dies, no shard is to blame.
         """
-        if failures.deaths == 0 or self._finished > failures.finished or self._only_suspects_left():
+        failures.untold = failures.deaths > 0 and self._finished == failures.finished and not self._only_suspects_left()
+        if not failures.untold:
             failures.deaths += 1
             failures.finished = self._finished
             self._suspects.add(shard)
