@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tests.scale.dataset import simulated_run
@@ -129,7 +130,7 @@ class ModelPool(Pool[ModelActor]):
         if self.troubles.others:
             for shard in self.shards:
                 if not self.store.has(shard):
-                    yield f"another run makes {shard}", lambda shard=shard: self._made_by_others(shard)
+                    yield f"another run makes {shard}", partial(self._made_by_others, shard)
 
     def _of(self, member: ModelActor) -> Iterator[tuple[str, Happening]]:
         if member.written:
