@@ -29,6 +29,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("XREAL_PSEUDONYM_KEY", "of the tests alone")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this user's cache holds, as the speeds that doctor measured, is not seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XREAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @functools.cache
 def starts_ray(file: Path) -> bool:
     """Whether tests of this file need a Ray, by their mark."""
