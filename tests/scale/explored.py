@@ -35,10 +35,13 @@ Happening = Callable[[], list[Heard]]
 
 @dataclass(frozen=True, slots=True)
 class Troubles:
-    """`killers` are shards that end every actor that makes them. Actors end by themselves `deaths` times, another run
-    makes `others` shards, and the storage refuses `refusals`, at any moment."""
+    """`killers` are shards that end every actor that makes them, `poison` raises in all. A `sick` first actor raises
+    whatever it makes. Actors end by themselves `deaths` times, another run makes `others` shards, and the storage
+    refuses `refusals`, at any moment."""
 
     killers: frozenset[int] = frozenset()
+    poison: frozenset[int] = frozenset()
+    sick: bool = False
     deaths: int = 0
     others: int = 0
     refusals: int = 0
@@ -47,11 +50,11 @@ class Troubles:
 @dataclass(slots=True, eq=False)
 class ModelActor(Member):
     """`asked` is the call at work. Groups of the shards in `left` are undecided, those in `written` are on their way to
-    their place."""
+    their place, or have failed."""
 
     asked: tuple[Call, Any] | None = None
     left: tuple[int, ...] = ()
-    written: tuple[int, ...] = ()
+    written: tuple[tuple[int, Failed | None], ...] = ()
 
 
 class KnownError(Exception):
@@ -116,7 +119,8 @@ class ModelPool(Pool[ModelActor]):
 
     def _call(self, member: ModelActor, method: Call, *arguments: Any) -> None:
         assert member.asked is None, f"{member.name} is at {member.asked}"
-        hands = [shard for one in self.members.values() for shard in (*one.left, *one.written) if one is not member]
+        others = [one for one in self.members.values() if one is not member]
+        hands = {shard for one in others for shard in (one.shard, *one.publishing)}
         assert method != "shard" or arguments[0] not in hands, f"two make shard {arguments[0]}: {self.story}"
         member.asked = (method, arguments)
 
@@ -134,9 +138,9 @@ class ModelPool(Pool[ModelActor]):
 
     def _of(self, member: ModelActor) -> Iterator[tuple[str, Happening]]:
         if member.written:
-            shard = member.written[0]
-            yield f"published {shard}", lambda: self._is_published(member)
-            if self.troubles.refusals:
+            shard, failed = member.written[0]
+            yield f"{'gives up' if failed else 'publishes'} {shard}", lambda: self._is_published(member, failed)
+            if self.troubles.refusals and failed is None:
                 yield f"could not publish {shard}", lambda: self._is_refused(member)
         if self.troubles.deaths:
             yield "ended", lambda: self._ends(member, by_itself=True)
@@ -157,15 +161,21 @@ class ModelPool(Pool[ModelActor]):
                     yield from self._decides(member, left, shard)
 
     def _decides(self, member: ModelActor, left: tuple[int, ...], shard: int | None) -> Iterator[tuple[str, Happening]]:
-        """The call at work ends with these shards' groups `left`, unless one that kills is among those at work."""
-        through = tuple(one for one in (*member.left, shard) if one is not None and one not in left)
-        if self.troubles.killers.isdisjoint(through):
+        """The call at work ends with these shards' groups `left`, unless one of the others cannot be made."""
+        at_work = tuple(one for one in (*member.left, shard) if one is not None)
+        through = tuple(one for one in at_work if one not in left)
+        sick = self.troubles.sick and member.name == "a0"
+        if not sick and (self.troubles.killers | self.troubles.poison).isdisjoint(through):
             yield f"makes {shard}, left {left}", lambda: self._is_made(member, left, through)
-        if not self.troubles.killers.isdisjoint((*through, *left)):
-            yield f"ended by {shard}, left {left}", lambda: self._ends(member)
+        if left:
+            return
+        if not self.troubles.killers.isdisjoint(at_work):
+            yield f"ended at {shard}", lambda: self._ends(member)
+        if sick or not self.troubles.poison.isdisjoint(at_work):
+            yield f"raises at {shard}", lambda: self._raises(member, at_work)
 
     def _is_made(self, member: ModelActor, left: tuple[int, ...], through: tuple[int, ...]) -> list[Heard]:
-        member.left, member.written = left, (*member.written, *through)
+        member.left, member.written = left, (*member.written, *((shard, None) for shard in through))
         shard, member.asked = member.shard, None
         if shard is None:
             self._answered(member)
@@ -173,24 +183,33 @@ class ModelPool(Pool[ModelActor]):
             self._rendered(member, 1.0, open_=bool(left))
         return []
 
+    def _raises(self, member: ModelActor, at_work: tuple[int, ...]) -> list[Heard]:
+        """As Generator._failed has it: nobody knows whose failure it is where several are at work."""
+        failed = Failed("lost" if len(at_work) > 1 else "error", f"raised at {at_work}")
+        others = tuple((shard, failed) for shard in member.left)
+        member.left, member.written = (), (*member.written, *others)
+        if member.shard is not None:
+            return self._answers(member, failed)
+        member.asked = None
+        self._answered(member)
+        return []
+
     def _answers(self, member: ModelActor, outcome: Any) -> list[Heard]:
         shard, member.asked = member.shard, None
         self._answered(member, open_=member.open and isinstance(outcome, ShardRecord))  # as RayPool takes it
         return [Heard(member, shard, outcome)]
 
-    def _is_published(self, member: ModelActor) -> list[Heard]:
-        shard, *rest = member.written
+    def _is_published(self, member: ModelActor, failed: Failed | None) -> list[Heard]:
+        (shard, _), *rest = member.written
         member.written = tuple(rest)
         self._published(member, shard)
-        self.store.published(shard)
-        return [Heard(member, shard, self._record(member, shard))]
+        if failed is None:
+            self.store.published(shard)
+        return [Heard(member, shard, failed or self._record(member, shard))]
 
     def _is_refused(self, member: ModelActor) -> list[Heard]:
         self.troubles = replace(self.troubles, refusals=self.troubles.refusals - 1)
-        shard, *rest = member.written
-        member.written = tuple(rest)
-        self._published(member, shard)
-        return [Heard(member, shard, Failed("storage", "the storage did not take it"))]
+        return self._is_published(member, Failed("storage", "the storage did not take it"))
 
     def _ends(self, member: ModelActor, *, by_itself: bool = False) -> list[Heard]:
         if by_itself:
@@ -214,13 +233,15 @@ class ModelPool(Pool[ModelActor]):
         """All that what comes can depend on. Names of actors do not count, but their order does."""
         schedule = self.driver.schedule
         members = [
-            (one.state, one.shard, one.asked and (one.asked[0], str(one.asked[1])), one.left, one.written, one.open)
+            (one.state, one.shard, str(one.asked), one.left, one.written, one.open, schedule.trust.strikes(one.name),
+             self.troubles.sick and one.name == "a0")
             for one in self.members.values()
-        ]
+        ]  # fmt: skip
         failures = [
-            (shard, one.deaths, one.finished, one.untold, bool(one.reason))
+            (shard, one.tries, one.deaths, one.finished, one.untold, bool(one.reason),
+             tuple(name in one.actors for name in self.members), len(one.actors))
             for shard, one in sorted(schedule._failures.items())
-        ]
+        ]  # fmt: skip
         return (
             tuple(members), tuple(failures), schedule.waiting, frozenset(schedule._taken), schedule.fruitless,
             frozenset(schedule.given_up), schedule._finished, self.troubles, self.driver.begun,
@@ -250,9 +271,10 @@ def explore(actors: int, shards: int, troubles: Troubles) -> Explored:
             continue
         ends, most_ended = ends + 1, max(most_ended, pool.ended)
         made = {shard for shard in pool.shards if pool.store.has(shard)}
-        assert made >= set(pool.shards) - troubles.killers, f"not made: {set(pool.shards) - made}: {pool.story}"
+        bad = troubles.killers | troubles.poison
+        assert made >= set(pool.shards) - bad, f"not made: {set(pool.shards) - made}: {pool.story}"
         assert summary.exit_code == (0 if len(made) == shards else 3), pool.story
-        assert set(summary.quarantined) <= troubles.killers, pool.story
+        assert troubles.poison <= set(summary.quarantined) <= bad, pool.story
     return Explored(len(explorer.seen), ends, most_ended)
 
 
