@@ -77,7 +77,7 @@ def served(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             process.kill()
     assert code == 0
     said = log.read_text()
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     assert said.count(found[2]) == 1, "the token is printed once"
     assert list((folder / "tmp").iterdir()) == []
 
