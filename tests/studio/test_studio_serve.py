@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.studio.serve import Door, Message, Receive, Send, checked_token, is_loopback, listening, serve
@@ -131,3 +135,23 @@ def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     with listening("127.0.0.1", 0) as bound, pytest.raises(XrealError, match="gradio") as error:
         serve("xreal-tiny", bound, None, lambda url: None)
     assert "xreal-synth[studio]" in error.value.hint
+
+
+def test_a_picture_shown_again_is_whole_while_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pages that show equal pictures, or one that draws its chest again: gradio has one file for them."""
+    pytest.importorskip("gradio", reason="gradio is in the studio extra")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    from xreal_synth.studio.page import gr, picture
+
+    chest = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512), np.uint8))
+    with gr.Blocks(), ThreadPoolExecutor(1) as elsewhere:
+        shown = picture("findings")
+        file = Path(shown.postprocess(chest).path)
+        whole = file.stat().st_size
+        again = elsewhere.submit(lambda: [shown.postprocess(chest).path for _ in range(20)])
+        sizes = set()
+        while not again.done():
+            sizes.add(file.stat().st_size)
+    assert sizes == {whole}
+    assert set(again.result()) == {str(file)}
+    assert list(tmp_path.iterdir()) == [file.parent]

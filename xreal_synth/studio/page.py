@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
+from gradio import processing_utils
 from markupsafe import Markup
+from PIL import Image
 
 from xreal_synth.errors import XrealError
 from xreal_synth.escaping import for_terminal
@@ -39,6 +43,20 @@ LOOKS: Final[dict[str, Any]] = {
     "theme": gr.themes.Base(primary_hue="cyan", font=_FONT, font_mono=["ui-monospace", "monospace"]),
 }
 """What `mount_gradio_app` is given beside the page; fonts are the browser's own."""
+
+_save: Final = processing_utils.save_pil_to_cache
+
+
+def _saved_whole(img: Image.Image, cache_dir: str, **how: str) -> str:
+    """gradio names a picture by its content and writes it anew whenever it is shown, while a page may be loading it."""
+    with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+        written = Path(_save(img, folder, **how))
+        place = Path(cache_dir) / written.parent.name
+        place.mkdir(exist_ok=True)
+        return str(written.replace(place / written.name))
+
+
+processing_utils.save_pil_to_cache = _saved_whole
 
 
 def on(event: Any, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], **how: Any) -> Any:
