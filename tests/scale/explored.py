@@ -36,8 +36,8 @@ Happening = Callable[[], list[Heard]]
 @dataclass(frozen=True, slots=True)
 class Troubles:
     """`killers` are shards that end every actor that makes them, `poison` raises in all. A `sick` first actor raises
-    whatever it makes. Actors end by themselves `deaths` times, another run makes `others` shards, and the storage
-    refuses `refusals`, at any moment."""
+    whatever it makes. Actors end by themselves `deaths` times, another run makes `others` shards, the storage refuses
+    `refusals`, and the run is asked to stop, at any moment."""
 
     killers: frozenset[int] = frozenset()
     poison: frozenset[int] = frozenset()
@@ -45,6 +45,7 @@ class Troubles:
     deaths: int = 0
     others: int = 0
     refusals: int = 0
+    stop: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +97,7 @@ class ModelPool(Pool[ModelActor]):
         self.shards = range(run.plan.shard_count)
         self.story: list[str] = []
         self.ended = self._quiet = 0
+        self.cut_off: tuple[str, ...] = ()
 
     def wait(self, timeout_s: float) -> list[Heard]:
         self.now += timeout_s
@@ -125,12 +127,16 @@ class ModelPool(Pool[ModelActor]):
         member.asked = (method, arguments)
 
     def _kill(self, member: ModelActor) -> None:
+        if self.driver.stop.is_set() and (member.shard is not None or member.publishing):
+            self.cut_off += (member.name,)
         member.asked, member.left, member.written = None, (), ()
 
     def _can_happen(self) -> Iterator[tuple[str, Happening]]:
         for member in list(self.members.values()):
             for what, happens in self._of(member):
                 yield f"{member.name} {what}", happens
+        if self.troubles.stop and not self.driver.stop.is_set():
+            yield "stop", self._stops
         if self.troubles.others:
             for shard in self.shards:
                 if not self.store.has(shard):
@@ -215,10 +221,16 @@ class ModelPool(Pool[ModelActor]):
         if by_itself:
             self.troubles = replace(self.troubles, deaths=self.troubles.deaths - 1)
         self.ended += 1
+        cut_off = self.cut_off
         self.end(member)
+        self.cut_off = cut_off
         if member.state == "booting":
             return [Heard(member, None, Failed("lost", "the node went", gone=True))]
         return self.losses(member, Failed("died", "the actor ended", gone=True))
+
+    def _stops(self) -> list[Heard]:
+        self.driver.stop.set()
+        return []
 
     def _made_by_others(self, shard: int) -> list[Heard]:
         self.troubles = replace(self.troubles, others=self.troubles.others - 1)
@@ -245,7 +257,7 @@ class ModelPool(Pool[ModelActor]):
         return (
             tuple(members), tuple(failures), schedule.waiting, frozenset(schedule._taken), schedule.fruitless,
             frozenset(schedule.given_up), schedule._finished, self.troubles, self.driver.begun,
-            tuple(map(self.store.has, self.shards)), self.driver.boot_failures,
+            tuple(map(self.store.has, self.shards)), self.driver.boot_failures, self.driver.stop.is_set(),
         )  # fmt: skip
 
 
@@ -271,6 +283,10 @@ def explore(actors: int, shards: int, troubles: Troubles) -> Explored:
             continue
         ends, most_ended = ends + 1, max(most_ended, pool.ended)
         made = {shard for shard in pool.shards if pool.store.has(shard)}
+        if pool.driver.stop.is_set():
+            assert summary.exit_code == 75 or set(pool.shards) - made == set(summary.quarantined), pool.story
+            assert not pool.cut_off, f"{pool.cut_off} had something in hand: {pool.story}"
+            continue
         bad = troubles.killers | troubles.poison
         assert made >= set(pool.shards) - bad, f"not made: {set(pool.shards) - made}: {pool.story}"
         assert summary.exit_code == (0 if len(made) == shards else 3), pool.story

@@ -24,12 +24,15 @@ KILLER_AND_MORE = Troubles(killers=KILLER, deaths=1)
         (Troubles(poison=frozenset({1})), 0),
         (Troubles(sick=True, poison=frozenset({1})), 0),
         (Troubles(sick=True, deaths=1), 1),
+        (Troubles(stop=True), 0),
+        (Troubles(stop=True, deaths=1), 1),
+        (Troubles(stop=True, killers=KILLER), 5),
     ],
     ids=str,
 )
 def test_all_that_can_be_made_is_made(troubles: Troubles, most_ended: int) -> None:
-    """No shard but a bad one is given up, and few actors are lost to those that end them; where most shards do, the run
-    gives up instead."""
+    """Or all that was begun, where the run is asked to stop. No shard but a bad one is given up, and few actors are
+    lost to those that end them; where most shards do, the run gives up instead."""
     found = explore(2, 3, troubles)
     assert found.states > 100
     assert found.ends > 1
