@@ -26,11 +26,10 @@ from xreal_synth.evaluation.findings import (
     macro_f1,
     place_figures,
 )
-from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, brief, spread
 from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
 from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardised
-from xreal_synth.evaluation.request import PreparedRequest
+from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest, image_seconds
 from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.manifest import ImageRow

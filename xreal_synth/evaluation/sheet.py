@@ -10,9 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.privacy import Audit, CopyPair
-from xreal_synth.evaluation.request import PreparedRequest
+from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest
 from xreal_synth.types import GreyImage
 
 _GAP = 4
