@@ -17,7 +17,6 @@ import numpy.typing as npt
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim, upper_power
 from xreal_synth.evaluation.findings import (
     FindingFigures,
     PlaceFigures,
@@ -27,7 +26,7 @@ from xreal_synth.evaluation.findings import (
     place_figures,
 )
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, brief, spread
-from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, ms_ssim, real_images, upper_power
 from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardised
 from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest, image_seconds
 from xreal_synth.evaluation.set_distances import frechet, kernel

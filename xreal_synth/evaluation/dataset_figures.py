@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
 from xreal_synth.evaluation.intervals import Array, Estimate, divided, proportion, unknown
-from xreal_synth.evaluation.measurements import ALL, NAMES, ImageSet
+from xreal_synth.evaluation.measurements import ALL, NAMES, RINGS, ImageSet, upper_power
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure, manifold
 from xreal_synth.findings import NO_FINDING, ORGANS
 

@@ -17,9 +17,8 @@ import numpy as np
 from xreal_synth.errors import AnatomyError, TrainingError
 from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim
 from xreal_synth.evaluation.inception import InceptionFeatures
-from xreal_synth.evaluation.measurements import ImageSet, measure, real_images
+from xreal_synth.evaluation.measurements import ImageSet, measure, ms_ssim, real_images
 from xreal_synth.images.files import ImageFiles, ImagePair, decode_image
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
