@@ -146,31 +146,13 @@ class RowFigures:
     """
 
     row: LoopTiming
-    seconds: float | None
-    first_seconds: float | None
-    images_per_second: float | None
-    ratio: float | None
-    memory: int | None
-    tflops: float | None
-    utilisation: float | None
-
-    @classmethod
-    def of(
-        cls,
-        row: LoopTiming,
-        times: list[float] | None,
-        plain: float | None,
-        memory: int | None,
-        flops: float,
-        peak: float,
-    ) -> RowFigures:
-        """From a row's seconds (None: out of memory), the plain loop's, the flops of an image and the peak TFLOP/s."""
-        if not times:
-            return cls(row, None, None, None, None, None, None, None)
-        rate = row.micro_batch / min(times)
-        tflops = rate * flops / 1e12
-        ratio = None if plain is None else rate * plain
-        return cls(row, min(times), times[0], rate, ratio, memory, tflops, tflops / peak)
+    seconds: float | None = None
+    first_seconds: float | None = None
+    images_per_second: float | None = None
+    ratio: float | None = None
+    memory: int | None = None
+    tflops: float | None = None
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +209,15 @@ class SampleBench:
                 on_pass(row)
         peaks = {row.precision: self._peak(row.precision, peak) for row in rows}
         plain = {row.precision: min(times) for row, times in spent.items() if row.loop == "plain"}
-        figures = [
-            RowFigures.of(row, spent.get(row), plain.get(row.precision), memory.get(row), flops[row.loop],
-                          peaks[row.precision].tflops)
-            for row in rows
-        ]  # fmt: skip
+        figures = []
+        for row in rows:
+            if (times := spent.get(row)) is None:
+                figures.append(RowFigures(row))
+                continue
+            rate, one = row.micro_batch / min(times), plain.get(row.precision)
+            ratio, tflops = None if one is None else rate * one, rate * flops[row.loop] / 1e12
+            share = tflops / peaks[row.precision].tflops
+            figures.append(RowFigures(row, min(times), times[0], rate, ratio, memory[row], tflops, share))
         return SampleFigures(self.settings, peaks, flops, figures)
 
     def passes(self, rows: Sequence[LoopTiming], repeats: int) -> int:

@@ -179,11 +179,11 @@ class Bench:
     def _rows(self, sets: Sets, asked: Sequence[str], chosen: ChosenShards) -> tuple[list[Row], list[Row]]:
         """Of all images, and, where some are flagged, of the others."""
         judged, findings = self.evaluators.findings, findings_of(sets.made, asked)
-        kept, unflagged = ~sets.made.flagged, list[Row]()
-        if not kept.all() and kept.sum() >= 2:
-            others = replace(sets, made=sets.made.rows(kept))
-            unflagged = [row for row in rows_of(others, judged, findings) if row["name"] != DIVERSITY]
-        return rows_of(sets, judged, findings, chosen.gate), unflagged
+        rows, kept = rows_of(sets, judged, findings, chosen.gate), ~sets.made.flagged
+        if kept.all() or kept.sum() < 2:
+            return rows, []
+        others = replace(sets, made=sets.made.rows(kept))
+        return rows, [row for row in rows_of(others, judged, findings) if row["name"] != DIVERSITY]
 
 
 def open_bench(
