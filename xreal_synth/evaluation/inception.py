@@ -110,11 +110,6 @@ def _pooling(kind: Any, pool: Callable[[Tensor], Tensor]) -> Any:
 def _interpolation(side: int) -> Tensor:
     """[299, side]: each output pixel's weights of the input's, linear between i * side / 299's neighbours."""
     place = torch.arange(SIDE, dtype=torch.float32) * (side / SIDE)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=side - 1)
-    share = place - low
-    weights = torch.zeros(SIDE, side)
-    row = torch.arange(SIDE)
-    weights[row, low] += 1 - share
-    weights[row, high] += share
-    return weights
+    low, pixels = place.floor().long(), torch.eye(side)
+    share = (place - low)[:, None]
+    return (1 - share) * pixels[low] + share * pixels[(low + 1).clamp(max=side - 1)]

@@ -36,6 +36,7 @@ from xreal_synth.evaluation.dataset_images import generated_images, open_real
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, proportion
 from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
+from xreal_synth.evaluation.set_distances import distances
 from xreal_synth.images.manifest import ImageRow
 from xreal_synth.quality.copies import PERCENTILE, THUMB, Vectors
 
@@ -227,15 +228,8 @@ def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
 
 def nearest(images_NK: Vectors, training_MK: Vectors, patients: tuple[Patients, Patients] | None = None) -> Nearest:
     """By distance; with `patients` of images and training images, those of the image's own patient are left out."""
-    training = torch.from_numpy(training_MK).double()
     found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)
-    for start in range(0, len(images_NK), _ROWS):
-        rows = slice(start, start + _ROWS)
-        apart = torch.cdist(
-            torch.from_numpy(images_NK[rows]).double(), training, compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        if patients is not None:
-            apart[torch.from_numpy(patients[0][rows, None] == patients[1][None])] = torch.inf
+    for rows, apart in distances(images_NK, training_MK, patients):
         least = apart.min(dim=1)
         found[rows], which[rows] = least.values.numpy(), least.indices.numpy()
     return found, which

@@ -9,9 +9,9 @@ a group of its own this is the published definition. Shapes: N and M images, F f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -120,14 +120,10 @@ def manifold(
     """Each image's part in the four figures; None where a set has k groups or fewer."""
     if min(len(set(made_groups)), len(set(real_groups))) <= k:
         return None
-    made, real = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (made_NF, real_MF))
-    reach_made, reach_real = _reach(made, made_groups, k), _reach(real, real_groups, k)
-    inside = torch.zeros(len(made), dtype=torch.float64)
-    covered = torch.zeros(len(real), dtype=torch.bool)
-    recalled = torch.zeros(len(real), dtype=torch.bool)
-    for start in range(0, len(made), _ROWS):
-        rows = slice(start, start + _ROWS)
-        apart = _apart(made[rows], real)
+    reach_made, reach_real = _reach(made_NF, made_groups, k), _reach(real_MF, real_groups, k)
+    inside = torch.zeros(len(made_NF), dtype=torch.float64)
+    covered, recalled = torch.zeros(2, len(real_MF), dtype=torch.bool)
+    for rows, apart in distances(made_NF, real_MF):
         within_real = apart < reach_real
         inside[rows] = within_real.sum(dim=1).double()
         covered |= within_real.any(dim=0)
@@ -140,17 +136,24 @@ def manifold(
     )
 
 
-def _reach(images: torch.Tensor, groups: Sequence[str], k: int) -> torch.Tensor:
+def _reach(images_NF: Features, groups: Sequence[str], k: int) -> torch.Tensor:
     """Distance of each image to its k-th nearest image of another group."""
-    number = torch.from_numpy(np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1])
-    found = torch.empty(len(images), dtype=torch.float64)
-    for start in range(0, len(images), _ROWS):
+    number = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    apart = distances(images_NF, images_NF, (number, number))
+    return torch.cat([some.kthvalue(k, dim=1).values for _, some in apart])
+
+
+def distances(
+    a_NF: Features, b_MF: Features, groups: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some of a's images at a time, and their distances to all of b's [n, M].
+
+    With the `groups` of a's [N] and b's images [M] they are infinite between images of one group.
+    """
+    a, b = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (a_NF, b_MF))
+    for start in range(0, len(a), _ROWS):
         rows = slice(start, start + _ROWS)
-        apart = _apart(images[rows], images)
-        apart[number[rows, None] == number] = torch.inf
-        found[rows] = apart.kthvalue(k, dim=1).values
-    return found
-
-
-def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")
+        if groups is not None:
+            apart[torch.from_numpy(groups[0][rows, None] == groups[1][None])] = torch.inf
+        yield rows, apart
