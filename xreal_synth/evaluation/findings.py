@@ -187,17 +187,15 @@ def hit_table(peaks_NL: Peaks, boxes: Sequence[Sequence[Sequence[NormBox]]]) -> 
 
     Such a cell reaches as far as the usual tolerance of the pointing game, 15 pixels in 1024.
     """
-    table = [
-        [_touches(int(peak), own) if own else np.nan for peak, own in zip(row, of_image, strict=True)]
-        for row, of_image in zip(peaks_NL, boxes, strict=True)
-    ]
-    return np.asarray(table, np.float64).reshape(peaks_NL.shape)
-
-
-def _touches(peak: int, boxes: Sequence[NormBox]) -> float:
-    row, column = divmod(peak, PEAK_SIDE)
-    x0, y0, x1, y1 = np.asarray(boxes).T * PEAK_SIDE
-    return float(np.any((x0 < column + 1) & (x1 > column) & (y0 < row + 1) & (y1 > row)))
+    table = np.full(peaks_NL.shape, np.nan)
+    for image, of_image in enumerate(boxes):
+        for finding, own in enumerate(of_image):
+            if own:
+                row, column = divmod(int(peaks_NL[image, finding]), PEAK_SIDE)
+                x0, y0, x1, y1 = np.asarray(own).T * PEAK_SIDE
+                inside = (x0 < column + 1) & (x1 > column) & (y0 < row + 1) & (y1 > row)
+                table[image, finding] = inside.any()
+    return table
 
 
 def mean_share(hits_NL: Array, bootstrap: Bootstrap) -> Estimate:

@@ -55,11 +55,9 @@ def kernel_figure(a_NF: Features, b_MF: Features, groups: Bootstrap) -> Estimate
     member_NG = np.eye(int(group.max()) + 1)[group]
     pairs_GG = _sums(a, a, member_NG, member_NG)
     own_G = member_NG.T @ _kernel_of_each(a)
-    across_G = _sums(a, b, member_NG, np.ones((len(b), 1)))[:, 0]
-    count_G = member_NG.sum(axis=0)
-    within = (_sums(b, b, np.ones((len(b), 1)), np.ones((len(b), 1)))[0, 0] - _kernel_of_each(b).sum()) / (
-        len(b) * (len(b) - 1)
-    )
+    all_M1, count_G = np.ones((len(b), 1)), member_NG.sum(axis=0)
+    across_G = _sums(a, b, member_NG, all_M1)[:, 0]
+    within = (_sums(b, b, all_M1, all_M1)[0, 0] - _kernel_of_each(b).sum()) / (len(b) * (len(b) - 1))
 
     def distance(kept: npt.NDArray[np.bool_]) -> float:
         n = count_G[kept].sum()
