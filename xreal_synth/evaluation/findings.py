@@ -21,7 +21,6 @@ from xreal_synth.evaluation.cases import Case
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, mean_of
 from xreal_synth.types import NormBox
 
-Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 """1, 0, or -1 where a label is not known."""
 
@@ -44,9 +43,9 @@ class FindingFigures:
 
 
 def finding_figures(
-    made: Scores,
-    twins: Scores,
-    real: Scores,
+    made: Array,
+    twins: Array,
+    real: Array,
     asked: Labels,
     labels: Labels,
     given: npt.NDArray[np.bool_],
@@ -69,13 +68,13 @@ def finding_figures(
     )
 
 
-def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Estimate:
+def area(scores: Array, labels: Labels, bootstrap: Bootstrap) -> Estimate:
     """Area under the ROC curve: the chance that a positive image scores above a negative one, ties half."""
     positive, negative = int((labels == 1).sum()), int((labels == 0).sum())
     return bootstrap.interval(area_of(scores, labels), min(positive, negative) and positive + negative)
 
 
-def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+def macro_area(scores_NL: Array, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
     """Mean over findings of the area under the ROC curve; findings without both kinds of images are left out."""
     both = [at for at in range(labels_NL.shape[1]) if {0, 1} <= set(labels_NL[:, at].tolist())]
     each = [area_of(scores_NL[:, at], labels_NL[:, at]) for at in both]
@@ -86,7 +85,7 @@ def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Es
     return bootstrap.interval(statistic, len(labels_NL) if each else 0)
 
 
-def area_of(scores: Scores, labels: Labels) -> Statistic:
+def area_of(scores: Array, labels: Labels) -> Statistic:
     """The area as a statistic of how often each image counts, [D, N] -> [D], for `Bootstrap.interval`.
 
     Images are taken in the order of their scores, equal scores side by side: memory is that of the weights.
@@ -108,7 +107,7 @@ def area_of(scores: Scores, labels: Labels) -> Statistic:
     return statistic
 
 
-def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+def macro_f1(logits_NL: Array, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
     """Mean over findings of F1 at a probability of one half; findings without positive images are left out."""
     said, known = logits_NL > 0, labels_NL >= 0
     kept = (labels_NL == 1).any(axis=0)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +44,11 @@ REACH: Final = 4
 """Largest shift, in reduced pixels."""
 _ROWS: Final = 512
 
-Small = npt.NDArray[np.float32]
 Patients = npt.NDArray[np.str_]
+Owners = tuple[Patients, Patients] | None
+"""Whose the images and the training images are, where those of the same patient do not count."""
 Nearest = tuple[Array, npt.NDArray[np.int64]]
 """Each image's distance to its nearest training image [N], and which that is [N]."""
-_Images = TypeVar("_Images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,7 @@ class _NearestOriginal:
 
 
 def _compared(
-    nearest_of: Callable[[_Images, _Images, tuple[Patients, Patients] | None], Nearest],
-    sets: Sequence[_Images],
-    patients: Patients,
+    nearest_of: Callable[[Vectors, Vectors, Owners], Nearest], sets: Sequence[Vectors], patients: Patients
 ) -> _NearestOriginal:
     """`sets` are the made images, the real ones and the training images, whose patients `patients` are."""
     made, real, training = sets
@@ -188,9 +186,7 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
     return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
 
 
-def nearest_by_pixels(
-    images_NSS: Small, training_MSS: Small, patients: tuple[Patients, Patients] | None = None
-) -> Nearest:
+def nearest_by_pixels(images_NSS: Vectors, training_MSS: Vectors, patients: Owners = None) -> Nearest:
     """Least distance to a training image [N] and which it is [N], over all shifts.
 
     With `patients` of images and training images, those of the image's own patient are left out (infinite where all
@@ -216,7 +212,7 @@ def nearest_by_pixels(
     return apart.numpy(), which.numpy()
 
 
-def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
+def _windows(images_NSS: Vectors, top: int, left: int) -> Tensor:
     """A window of each image -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
     side = THUMB - 2 * REACH
     window = torch.from_numpy(images_NSS[:, top : top + side, left : left + side])
@@ -226,7 +222,7 @@ def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     return unit
 
 
-def nearest(images_NK: Vectors, training_MK: Vectors, patients: tuple[Patients, Patients] | None = None) -> Nearest:
+def nearest(images_NK: Vectors, training_MK: Vectors, patients: Owners = None) -> Nearest:
     """By distance; with `patients` of images and training images, those of the image's own patient are left out."""
     found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)
     for rows, apart in distances(images_NK, training_MK, patients):
