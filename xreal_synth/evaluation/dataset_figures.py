@@ -181,7 +181,7 @@ def _manifold_figures(images: ImageSet, reference: ImageSet) -> list[Estimate]:
     if found is None:
         return [unknown(len(images))] * len(MANIFOLD)
     own, real = images.bootstrap(), reference.bootstrap()
-    return [boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)]
+    return [boot.mean(found[name]) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)]
 
 
 def _look_rows(sets: Sets, finding: str | None) -> list[Row]:

@@ -10,7 +10,6 @@ a group of its own this is the published definition. Shapes: N and M images, F f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -97,25 +96,15 @@ def _sums(x_NF: Array, y_MF: Array, x_NG: Array, y_MH: Array) -> Array:
 NEIGHBOURS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Manifold:
-    """Contributions of each image; the figures are the means.
+def manifold(
+    made_NF: Features, real_MF: Features, made_groups: Sequence[str], real_groups: Sequence[str], k: int = NEIGHBOURS
+) -> dict[str, Array] | None:
+    """Each image's part in the four figures, which are the means; None where a set has k groups or fewer.
 
     `precision` [N]: 1 where a generated image lies in a real image's ball. `density` [N]: in how many it lies, over k.
     `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies
     in the real image's ball.
     """
-
-    precision: Array
-    density: Array
-    recall: Array
-    coverage: Array
-
-
-def manifold(
-    made_NF: Features, real_MF: Features, made_groups: Sequence[str], real_groups: Sequence[str], k: int = NEIGHBOURS
-) -> Manifold | None:
-    """Each image's part in the four figures; None where a set has k groups or fewer."""
     if min(len(set(made_groups)), len(set(real_groups))) <= k:
         return None
     reach_made, reach_real = _reach(made_NF, made_groups, k), _reach(real_MF, real_groups, k)
@@ -126,12 +115,12 @@ def manifold(
         inside[rows] = within_real.sum(dim=1).double()
         covered |= within_real.any(dim=0)
         recalled |= (apart < reach_made[rows, None]).any(dim=0)
-    return Manifold(
-        precision=(inside > 0).double().numpy(),
-        density=(inside / k).numpy(),
-        recall=recalled.double().numpy(),
-        coverage=covered.double().numpy(),
-    )
+    return {
+        "precision": (inside > 0).double().numpy(),
+        "density": (inside / k).numpy(),
+        "recall": recalled.double().numpy(),
+        "coverage": covered.double().numpy(),
+    }
 
 
 def _reach(images_NF: Features, groups: Sequence[str], k: int) -> torch.Tensor:
