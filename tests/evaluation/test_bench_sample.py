@@ -47,11 +47,12 @@ def test_the_plain_loop_makes_the_images_of_mode_reference(bench: SampleBench) -
     made = next(sample_groups(load_bundle(bench.info), bench.settings["reference"], [job], micro_batch=1))
     model = load_bundle(bench.info, tuned=False)
 
-    def draw(purpose: Any, step: int) -> torch.Tensor:
-        key = NoiseKey(job.seed, job.index, job.attempt, "v0" if purpose.startswith("b.") else "")
-        return torch.from_numpy(philox(model.latent_shape, key, purpose, step, 0))[None]
+    class SameNoise(PlainLoop):
+        def noise(self, purpose: Any, step: int) -> torch.Tensor:
+            key = NoiseKey(job.seed, job.index, job.attempt, "v0" if purpose.startswith("b.") else "")
+            return torch.from_numpy(philox(model.latent_shape, key, purpose, step, 0))[None]
 
-    x_a, x_p = PlainLoop(model, bench.settings["plain"]).images(job.anatomy, edit, job.healthy_prompt, draw)
+    x_a, x_p = SameNoise(model, bench.settings["plain"]).images(job.anatomy, edit, job.healthy_prompt)
     for image, name, where in ((x_a, "h", slice(None)), (x_p, "v0", edit.alpha == 1)):
         grey = to_grey(image[0], model.value_range).numpy().astype(int)
         assert np.abs(grey - made.images[name])[where].max() <= 1
