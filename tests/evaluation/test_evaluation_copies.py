@@ -20,7 +20,7 @@ def test_a_planted_copy_is_flagged_and_named() -> None:
     real = RNG.normal(size=(10, 16)).astype(np.float32)
     images, training = tuple(f"image{n}" for n in range(10)), tuple(f"training{n}" for n in range(60))
     bootstrap = Bootstrap(list(images))
-    found = count_copies(made, real, TRAINING, PATIENTS, bootstrap, (images, training))
+    found = count_copies((made, real, TRAINING), PATIENTS, bootstrap, (images, training))
     assert found.flagged == (("image3", "training41"),)
     assert found.made.value == pytest.approx(0.1)
     assert found.real.value == 0

@@ -31,7 +31,6 @@ from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardis
 from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest, image_seconds
 from xreal_synth.evaluation.set_distances import frechet, kernel
 from xreal_synth.findings import ORGANS
-from xreal_synth.images.manifest import ImageRow
 from xreal_synth.types import GreyImage
 
 REAL_DRAWS: Final = 40
@@ -40,11 +39,10 @@ REAL_DRAWS: Final = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealImages:
-    """What was seen of the real images: the cases' (with masks), and training images, with their rows."""
+    """What was seen of the real images: the cases' (with masks), and training images."""
 
     own: ImageSet
     training: ImageSet
-    training_rows: tuple[ImageRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +100,18 @@ def measure_real(prepared: PreparedRequest, evaluators: Evaluators, training_spl
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    training, used = split_rows(prepared.store, training_split), list[ImageRow]()
+    training = split_rows(prepared.store, training_split)
     check_apart(
         (row.patient for row in training),
         (case.row.patient for case in prepared.cases),
         "the training images and in the images to judge by",
     )
     reader, rows = prepared.reader, [case.row for case in prepared.cases]
-    own = measure(evaluators, real_images(reader, rows, [], "real images", report, masks=True), places=True)
-    seen = measure(evaluators, real_images(reader, training, used, "training images", report))
-    if not used:
+    own = measure(evaluators, real_images(reader, rows, "real images", report, masks=True), places=True)
+    seen = measure(evaluators, real_images(reader, training, "training images", report))
+    if not len(seen):
         raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
-    return RealImages(own, seen, tuple(used))
+    return RealImages(own, seen)
 
 
 def measure_bundle(
@@ -227,14 +225,12 @@ def _ring_ratios(images: ImageSet, real: ImageSet) -> tuple[float, ...]:
 
 def _copies(cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap) -> dict[str, CopyFigures]:
     sets = (made, real.own, real.training)
-    names = (tuple(case.name for case in cases), tuple(row.image for row in real.training_rows))
+    names = (tuple(case.name for case in cases), tuple(row.image for row in real.training.sources))
     vectors = {
         "pixels": tuple(one.thumbnails() for one in sets),
         "features": tuple(standardised(one.features, real.training.features) for one in sets),
     }
-    return {
-        metric: count_copies(a, b, c, real.training.groups, bootstrap, names) for metric, (a, b, c) in vectors.items()
-    }
+    return {metric: count_copies(one, real.training.groups, bootstrap, names) for metric, one in vectors.items()}
 
 
 NOTES: Final = (

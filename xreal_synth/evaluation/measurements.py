@@ -161,7 +161,8 @@ class GivenImage:
 
     `mask` is what it was made from or is outlined by, None where there is none. `group` says which images are
     resampled together: the patient of a real image, of a made one its group, or whose mask or image it came from.
-    `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real image, NaN without one.
+    `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real image, NaN without one; `source` is a
+    real image's row, or a made one's KEY where that is asked for.
     """
 
     image: GreyImage
@@ -171,6 +172,7 @@ class GivenImage:
     unknown: frozenset[str] = frozenset()
     paired: float = float("nan")
     flagged: bool = False
+    source: ImageRow | str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +182,8 @@ class ImageSet:
     `features` [N, F] and `logits` [N, L] are the evaluator classifier's, `rings` power in rings [N, 8], `reduced` the
     images' 64 x 64 means [N, 4096], `dice` of the evaluator segmenter's organs [N, 4] (NaN where no mask was given),
     `peaks` where the locator's maps have theirs [N, P] (findings.PEAK_SIDE; P is 0 without one), `labels` [N, L] over
-    NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0]. `pairs` are of images of one finding.
+    NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0], `sources` as they were given [N]. `pairs` are of images
+    of one finding.
     """
 
     features: npt.NDArray[np.float32]
@@ -194,6 +197,7 @@ class ImageSet:
     paired: Array
     flagged: npt.NDArray[np.bool_]
     inception: npt.NDArray[np.float32]
+    sources: npt.NDArray[np.object_]
     pairs: ImagePairs
 
     def __len__(self) -> int:
@@ -231,15 +235,9 @@ class ImageSet:
 
 
 def real_images(
-    reader: CaseReader,
-    rows: Sequence[ImageRow],
-    used: list[ImageRow],
-    what: str,
-    report: Report,
-    *,
-    masks: bool = False,
+    reader: CaseReader, rows: Sequence[ImageRow], what: str, report: Report, *, masks: bool = False
 ) -> Iterator[GivenImage]:
-    """A manifest's images that can be read, with their masks or without; `used` gets their rows."""
+    """A manifest's images that can be read, with their masks or without."""
     for row in rows:
         report(f"looking at {what}", 1, len(rows))
         try:
@@ -247,9 +245,8 @@ def real_images(
             image = reader.image(row) if pair is None else pair.image
         except (AnatomyError, BadImage):
             continue
-        used.append(row)
         mask = None if pair is None else pair.mask
-        yield GivenImage(image, mask, row.patient, frozenset(row.labels), frozenset(row.unknown))
+        yield GivenImage(image, mask, row.patient, frozenset(row.labels), frozenset(row.unknown), source=row)
 
 
 def measure(
@@ -268,12 +265,12 @@ def measure(
     while batch := list(islice(stream, _BATCH)):
         seen += _measure_batch(evaluators, batch, evaluators.locator if places else None, inception)
         for one in batch:
-            kept.append((reduced(one.image), ring_powers(one.image), one.group, one.paired, one.flagged))
+            kept.append((reduced(one.image), ring_powers(one.image), one.group, one.paired, one.flagged, one.source))
             named.append((one.positive, one.unknown))
             if diversity:
                 pairs.add(one.image, one.group, sorted(one.positive))
     features, logits, dice, peaks, deep = zip(*seen, strict=True) if seen else ((),) * 5
-    small, rings, groups, paired, flagged = zip(*kept, strict=True) if kept else ((),) * 5
+    small, rings, groups, paired, flagged, sources = zip(*kept, strict=True) if kept else ((),) * 6
     return ImageSet(
         features=_table(features, np.float32),
         logits=_table(logits, np.float64),
@@ -286,6 +283,7 @@ def measure(
         paired=np.asarray(paired, np.float64),
         flagged=np.asarray(flagged, bool),
         inception=_table(deep, np.float32),
+        sources=np.asarray(sources, object),
         pairs=pairs,
     )
 

@@ -133,15 +133,13 @@ def _compared(
 
 
 def count_copies(
-    made_NK: Vectors,
-    real_NK: Vectors,
-    training_MK: Vectors,
-    training_patients: Patients,
-    bootstrap: Bootstrap,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
+    sets: Sequence[Vectors], patients: Patients, bootstrap: Bootstrap, names: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> CopyFigures:
-    """Shares of the made and of the real images that are copies; `names` are of the images and training images."""
-    found = _compared(nearest, (made_NK, real_NK, training_MK), training_patients)
+    """Shares of the made and of the real images that are copies; `names` are of the images and training images.
+
+    `sets` [N, K] are the made images, the real ones and the training images, whose patients `patients` are.
+    """
+    found = _compared(nearest, sets, patients)
     flagged = np.flatnonzero(found.made < found.threshold)
     return CopyFigures(
         threshold=found.threshold,
@@ -244,21 +242,20 @@ def audit_dataset(
     `train` and `real` are manifests and splits. Raises TrainingError without training images of two patients, or
     where a patient is in both.
     """
-    keys, sizes = list[str](), set[int]()
+    sizes = set[int]()
 
     def own() -> Iterator[GivenImage]:
         for read in generated_images(source, report):
-            keys.append(read.sample.meta.key)
             sizes.add(len(read.sample.image))
-            yield GivenImage(read.sample.image, None, str(read.sample.meta.group))
+            meta = read.sample.meta
+            yield GivenImage(read.sample.image, None, str(meta.group), source=meta.key)
 
     made, found = measure(evaluators, own()), []
     for (manifest, split), what in ((train, "training images"), (real, "validation images")):
-        store, used = open_real(manifest), list[ImageRow]()
+        store = open_real(manifest)
         reader = CaseReader(store, max(sizes))
-        images = real_images(reader, split_rows(store, split), used, what, report)
-        found.append((reader, used, measure(evaluators, images)))
-    (reader, rows, training), (_, _, validation) = found
+        found.append((reader, measure(evaluators, real_images(reader, split_rows(store, split), what, report))))
+    (reader, training), (_, validation) = found
     if len(set(training.groups)) < 2:
         raise TrainingError(
             found=f"usable training images of {len(set(training.groups))} patients",
@@ -269,4 +266,4 @@ def audit_dataset(
         training.groups.tolist(), validation.groups.tolist(), "training and in validation images",
         "validation images of other patients: their rate is what chance reaches",
     )  # fmt: skip
-    return audit_images(keys, made, training, validation), reader, rows
+    return audit_images(made.sources.tolist(), made, training, validation), reader, training.sources.tolist()

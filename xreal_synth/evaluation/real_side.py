@@ -89,7 +89,7 @@ def measure_real(
     found = []
     for rows, words, first in ((real.rows, f"split {real.split}", True), (real.second_rows, real.second, False)):
         order = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
-        seen = real_images(reader, order, [], f"real images of {words}", report, masks=first)
+        seen = real_images(reader, order, f"real images of {words}", report, masks=first)
         images = measure(evaluators, seen, inception=inception, diversity=first)
         if len(images) < 2:
             raise TrainingError(
