@@ -43,29 +43,36 @@ class FindingFigures:
 
 
 def finding_figures(
-    made: Array,
-    twins: Array,
-    real: Array,
-    asked: Labels,
-    labels: Labels,
-    given: npt.NDArray[np.bool_],
+    cases: Sequence[Case],
+    known: Sequence[str],
+    judged: Sequence[str],
+    logits: tuple[Array, Array, Array],
     bootstrap: Bootstrap,
-) -> FindingFigures:
-    """One finding's logits [N] on generated images, their healthy twins and the real images -> what they say.
+) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
+    """Figures of each finding that the bundle (`known`) and the evaluators (`judged`) know; and macro-F1 over these, on
+    generated and on real images.
 
-    `asked` is what was asked for, `labels` what the real image has; `given` is where the image was given any
-    finding (elsewhere it is its own twin).
+    `logits` [N, L] are the evaluators' on the generated images, their healthy twins and the real images. An image that
+    was given no finding is its own twin.
     """
-    change = made - twins
-    rises = (change > 0).astype(float)
-    return FindingFigures(
-        positives=int((asked == 1).sum()),
-        auc=area(made, asked, bootstrap),
-        auc_real=area(real, labels, bootstrap),
-        rises=bootstrap.mean(np.where(asked == 1, rises, np.nan)),
-        rises_unasked=bootstrap.mean(np.where((asked == 0) & given, rises, np.nan)),
-        change=bootstrap.mean(np.where(asked == 1, change, np.nan)),
-    )
+    names = [name for name in known if name in judged]
+    columns = [judged.index(name) for name in names]
+    labels = label_table([(frozenset(case.row.labels), frozenset(case.row.unknown)) for case in cases], names)
+    asked = label_table([(c.asked, frozenset(c.unplaced) | frozenset(c.row.unknown)) for c in cases], names)
+    given = np.asarray([bool(case.findings) for case in cases])
+    made, twins, real = (one[:, columns] for one in logits)
+    change, found = made - twins, {}
+    for at, name in enumerate(names):
+        shown, rises = asked[:, at] == 1, (change[:, at] > 0).astype(float)
+        found[name] = FindingFigures(
+            positives=int(shown.sum()),
+            auc=area(made[:, at], asked[:, at], bootstrap),
+            auc_real=area(real[:, at], labels[:, at], bootstrap),
+            rises=bootstrap.mean(np.where(shown, rises, np.nan)),
+            rises_unasked=bootstrap.mean(np.where((asked[:, at] == 0) & given, rises, np.nan)),
+            change=bootstrap.mean(np.where(shown, change[:, at], np.nan)),
+        )
+    return found, macro_f1(made, asked, bootstrap), macro_f1(real, labels, bootstrap)
 
 
 def area(scores: Array, labels: Labels, bootstrap: Bootstrap) -> Estimate:

@@ -100,9 +100,8 @@ def prepare(request: Request) -> PreparedRequest:
     store = open_store(request.data)
     reader = CaseReader(store, info.image_size)
     cases, faulty = read_cases(
-        store, reader, info, split=request.split, count=request.count, seed=request.seed,
-        most_findings=request.most_findings,
-    )  # fmt: skip
+        store, reader, info, split=request.split, count=request.count, seed=request.seed, most=request.most_findings
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(request.precision, device)
     return PreparedRequest(request, info, settings, store, reader, cases, faulty, device, precision)
