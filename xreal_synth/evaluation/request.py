@@ -272,49 +272,40 @@ def images_for(prepared: PreparedRequest, folder: Path, report: Report) -> Gener
     missing = [case for case in prepared.cases if not images.has(case)]
     total, made = (sum(1 + bool(case.findings) for case in cases) for cases in (prepared.cases, missing))
     report("making images", total - made, total)
-    if missing:
-        _make(prepared, missing, images, lambda done: report("making images", done, total))
-    return images
-
-
-def _make(
-    prepared: PreparedRequest, cases: Sequence[Case], folder: GeneratedFolder, on_images: Callable[[int], None]
-) -> None:
+    if not missing:
+        return images
     settings, micro_batch = prepared.settings, prepared.request.micro_batch
     model = load_bundle(prepared.info, prepared.device, prepared.precision, settings.control)
-    for start in range(0, len(cases), _CHUNK * micro_batch):
-        chunk = cases[start : start + _CHUNK * micro_batch]
+    for start in range(0, len(missing), _CHUNK * micro_batch):
+        chunk = missing[start : start + _CHUNK * micro_batch]
         watch = StageWatch(model)
-        made = sample_groups(
+        groups = sample_groups(
             cast(Any, watch), settings, _jobs(prepared, chunk), micro_batch=micro_batch, noise=watch.noise,
-            on_batch=on_images,
+            on_batch=lambda done: report("making images", done, total),
         )  # fmt: skip
         for case in chunk:
-            images = next(made).images
+            shown = next(groups).images
             if settings.mode == "joint" and case.findings:
-                images = {**images, **next(made).images}
-            folder.add(case, images)
-        folder.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
+                shown = {**shown, **next(groups).images}
+            images.add(case, shown)
+        images.add_seconds(len(chunk), sum(len(case.findings) for case in chunk), watch)
+    return images
 
 
 def _jobs(prepared: PreparedRequest, cases: Sequence[Case]) -> Iterator[GroupJob]:
     """A group a case; in mode joint, which makes no twins, its healthy image is a group before it."""
-    joint = prepared.settings.mode == "joint"
+    info, joint = prepared.info, prepared.settings.mode == "joint"
     for case in cases:
-        job = _job(prepared, case, joint=joint)
-        if joint and job.members:
+        mask, edits = prepared.reader.read(case.row).mask, []
+        for finding in case.findings:
+            region = region_mask(finding, mask)
+            alpha = feather(region, FEATHER_SHARE * info.image_size)
+            held, area = REGIONS[finding.region].held, shown_area(finding, region)
+            edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha, finding.name, area, held))
+        names = [finding.name for finding in case.findings]
+        prompt = prompt_for(info, names) if names and joint and info.region_maps else ""
+        made = (MemberJob(VARIANT, tuple(edits), prompt),) if edits else ()
+        job = GroupJob(prepared.request.seed, case.index, 0, mask, info.healthy_prompt, made)
+        if joint and made:
             yield replace(job, members=())
         yield job
-
-
-def _job(prepared: PreparedRequest, case: Case, *, joint: bool) -> GroupJob:
-    info, mask, edits = prepared.info, prepared.reader.read(case.row).mask, []
-    for finding in case.findings:
-        region = region_mask(finding, mask)
-        alpha = feather(region, FEATHER_SHARE * info.image_size)
-        held, area = REGIONS[finding.region].held, shown_area(finding, region)
-        edits.append(Edit(region, prompt_for(info, (finding.name,)), alpha, finding.name, area, held))
-    names = [finding.name for finding in case.findings]
-    prompt = prompt_for(info, names) if names and joint and info.region_maps else ""
-    made = (MemberJob(VARIANT, tuple(edits), prompt),) if edits else ()
-    return GroupJob(prepared.request.seed, case.index, 0, mask, info.healthy_prompt, made)

@@ -114,13 +114,11 @@ class Gate:
                 if score.broken(value, bound):
                     (refused if check.action == "reject" else flags).append(reported)
                     reasons[reported] = score.reason(value, bound)
+        below, logits = self._settings.negative_below, seen.logits if image.twin is None else seen.twin_logits
+        passed = None
+        if below is not None and logits is not None:
+            passed = frozenset(name for name, logit in logits.items() if 1 / (1 + exp(-logit)) < below)
         return Verdict(
             refused=tuple(refused), flags=tuple(flags), reasons=tuple(reasons[name] for name in (*refused, *flags)),
-            scores=tuple(scores.items()), passed=self._passed(seen.logits if image.twin is None else seen.twin_logits),
+            scores=tuple(scores.items()), passed=passed,
         )  # fmt: skip
-
-    def _passed(self, logits: Mapping[str, float] | None) -> frozenset[str] | None:
-        below = self._settings.negative_below
-        if below is None or logits is None:
-            return None
-        return frozenset(name for name, logit in logits.items() if 1 / (1 + exp(-logit)) < below)

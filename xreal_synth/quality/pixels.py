@@ -26,22 +26,17 @@ def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
 
 
 def measured(image: GreyImage) -> dict[str, float]:
-    """The four scores of an image uint8 [H, W]."""
+    """The four scores of an image uint8 [H, W]; blank are blocks whose pixels differ by one grey level at most."""
     low, high = np.percentile(image, [1, 99])
-    return {
-        "range": float(high - low),
-        "blank": blank_share(image),
-        "saturated": float(np.mean((image == 0) | (image == 255))),
-        "blur": blur(image),
-    }
-
-
-def blank_share(image: GreyImage) -> float:
-    """Share of the BLOCK x BLOCK blocks whose pixels differ by one grey level at most. The image is uint8 [H, W]."""
     height, width = (side - side % BLOCK for side in image.shape)
     blocks = image[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     spread = blocks.max(axis=(1, 3)).astype(int) - blocks.min(axis=(1, 3))
-    return float(np.mean(spread <= 1))
+    return {
+        "range": float(high - low),
+        "blank": float(np.mean(spread <= 1)),
+        "saturated": float(np.mean((image == 0) | (image == 255))),
+        "blur": blur(image),
+    }
 
 
 def blur(image: GreyImage) -> float:
