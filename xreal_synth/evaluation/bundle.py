@@ -7,7 +7,7 @@ no part in training the bundle's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.findings import FindingFigures, PlaceFigures, finding_figures, place_figures
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, brief, spread
 from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, ms_ssim, real_images, upper_power
-from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardised
+from xreal_synth.evaluation.privacy import CopyFigures, count_copies
 from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest, image_seconds
 from xreal_synth.evaluation.set_distances import Features, frechet, kernel
 from xreal_synth.findings import ORGANS
@@ -152,7 +152,7 @@ def measure_bundle(
         sharpness_training=float(upper_power(real.training.rings, size).mean() / power.mean()),
         rings=_ring_ratios(made, real.own),
         rings_training=_ring_ratios(real.training, real.own),
-        copies=_copies(cases, made, real, bootstrap),
+        copies=count_copies([case.name for case in cases], made, real.own, real.training, bootstrap),
         seconds={**seconds, **image_seconds(seconds)},
         core_seconds={**core, **image_seconds(core)},
         in_place=in_place,
@@ -187,16 +187,6 @@ def _distance(distance: Distance, made: ImageSet, real: RealImages, bootstrap: B
 
 def _ring_ratios(images: ImageSet, real: ImageSet) -> tuple[float, ...]:
     return tuple((images.rings.mean(axis=0) / real.rings.mean(axis=0)).tolist())
-
-
-def _copies(cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap) -> dict[str, CopyFigures]:
-    sets = (made, real.own, real.training)
-    names = (tuple(case.name for case in cases), tuple(row.image for row in real.training.sources))
-    vectors = {
-        "pixels": tuple(one.thumbnails() for one in sets),
-        "features": tuple(standardised(one.features, real.training.features) for one in sets),
-    }
-    return {metric: count_copies(one, real.training.groups, bootstrap, names) for metric, one in vectors.items()}
 
 
 NOTES: Final = (

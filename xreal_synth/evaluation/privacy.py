@@ -133,22 +133,29 @@ def _compared(
 
 
 def count_copies(
-    sets: Sequence[Vectors], patients: Patients, bootstrap: Bootstrap, names: tuple[tuple[str, ...], tuple[str, ...]]
-) -> CopyFigures:
-    """Shares of the made and of the real images that are copies; `names` are of the images and training images.
+    names: Sequence[str], made: ImageSet, real: ImageSet, training: ImageSet, bootstrap: Bootstrap
+) -> dict[str, CopyFigures]:
+    """By pixels (thumbnails) and by features, shares of the made and of the real images that are copies.
 
-    `sets` [N, K] are the made images, the real ones and the training images, whose patients `patients` are.
+    `names` are the made images'; of the training images the rows are known.
     """
-    found = _compared(nearest, sets, patients)
-    flagged = np.flatnonzero(found.made < found.threshold)
-    return CopyFigures(
-        threshold=found.threshold,
-        made=bootstrap.mean((found.made < found.threshold).astype(float)),
-        real=bootstrap.mean((found.real < found.threshold).astype(float)),
-        median_made=float(np.median(found.made)),
-        median_real=float(np.median(found.real)),
-        flagged=tuple((names[0][at], names[1][found.which[at]]) for at in flagged),
-    )
+    sets, figures = (made, real, training), {}
+    vectors = {
+        "pixels": [one.thumbnails() for one in sets],
+        "features": [standardised(one.features, training.features) for one in sets],
+    }
+    for metric, own in vectors.items():
+        found = _compared(nearest, own, training.groups)
+        copies = np.flatnonzero(found.made < found.threshold).tolist()
+        figures[metric] = CopyFigures(
+            threshold=found.threshold,
+            made=bootstrap.mean(found.made < found.threshold),
+            real=bootstrap.mean(found.real < found.threshold),
+            median_made=float(np.median(found.made)),
+            median_real=float(np.median(found.real)),
+            flagged=tuple((names[at], training.sources[found.which[at]].image) for at in copies),
+        )
+    return figures
 
 
 def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, validation: ImageSet) -> Audit:
