@@ -24,7 +24,7 @@ CHECK = CheckEntry(
 """
 USES_CHECK = """
 import numpy as np
-from xreal_synth.quality.catalogue import SCORES
+from xreal_synth.quality.gate import SCORES
 from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.quality.gate import Gate
 from xreal_synth.recipe.quality import Quality, digested_quality, resolve_quality

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.evaluation.generated_images import StageWatch
+from xreal_synth.evaluation.request import StageWatch
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import load_bundle
 from xreal_synth.recipe.resolve import resolve_sampling

@@ -24,8 +24,8 @@ from xreal_synth.evaluation import dataset as dataset_module
 from xreal_synth.evaluation.cases import CaseReader
 from xreal_synth.evaluation.dataset_images import choose
 from xreal_synth.evaluation.evaluators import load_evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice
 from xreal_synth.evaluation.inception import fid_inception
+from xreal_synth.evaluation.measurements import ms_ssim, organ_dice
 from xreal_synth.evaluation.real_side import PairFinder, real_rows
 from xreal_synth.storage import LocalStore, sha256_file
 from xreal_synth.types import ImageQuality, Rejected, Sample, ShardPlan, SourceImage

@@ -64,7 +64,7 @@ def seen(images: list[GreyImage], patients: list[str]) -> ImageSet:
     return ImageSet(
         features=features, logits=rest, rings=rest, reduced=small, dice=rest, peaks=rest.astype(int),
         groups=groups, labels=rest.astype(int), paired=rest, flagged=rest.astype(bool),
-        inception=rest.astype(np.float32), pairs=ImagePairs(),
+        inception=rest.astype(np.float32), sources=rest.astype(object), pairs=ImagePairs(),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc
 
+from xreal_synth.evaluation.cases import Case
 from xreal_synth.evaluation.findings import area, finding_figures, label_table, macro_f1
 from xreal_synth.evaluation.intervals import Bootstrap
+from xreal_synth.images.manifest import ImageRow
+from xreal_synth.types import PlacedFinding
 
 
 def single(count: int) -> Bootstrap:
@@ -51,15 +56,16 @@ def test_macro_f1_by_hand() -> None:
 
 
 def test_rises_are_against_the_images_own_twin() -> None:
-    found = finding_figures(
-        made=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
-        twins=np.array([0.0, 3.0, 1.0, 4.0, 4.0]),
-        real=np.zeros(5),
-        asked=np.array([1, 1, 1, 0, 0]),
-        labels=np.array([1, 1, 1, 0, 0]),
-        given=np.array([True, True, True, False, True]),
-        bootstrap=single(5),
-    )
+    shown = PlacedFinding("Pneumonia", "left", "any", "box", ((0, 0, 8, 8),))
+    row, other = ImageRow(image="a", labels=("Pneumonia",)), replace(shown, name="Edema")
+    cases = [*(Case(at, row, (shown,)) for at in range(3)), Case(3, ImageRow(), ()), Case(4, ImageRow(), (other,))]
+    made = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]]).T
+    twins = np.array([[0.0, 3.0, 1.0, 4.0, 4.0]]).T
+    logits = (made, twins, np.zeros((5, 1)))
+    figures, f1, f1_real = finding_figures(cases, ("Mass", "Pneumonia"), ("Pneumonia",), logits, single(5))
+    assert list(figures) == ["Pneumonia"]
+    assert (f1.value, f1_real.value) == (pytest.approx(2 * 3 / (5 + 3)), 0)
+    found = figures["Pneumonia"]
     assert found.rises.value == pytest.approx(2 / 3)
     assert found.change.value == pytest.approx((1 - 1 + 2) / 3)
     assert (found.rises_unasked.value, found.rises_unasked.n) == (1.0, 1)

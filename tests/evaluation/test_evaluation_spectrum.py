@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from xreal_synth.evaluation.fidelity import RINGS, draw_spectra, ring_powers, ring_sizes, upper_power
+from xreal_synth.evaluation.measurements import RINGS, draw_spectra, ring_powers, ring_sizes, upper_power
 
 
 def noise(side: int = 64, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from xreal_synth.evaluation.fidelity import dice, ms_ssim, organ_dice
+from xreal_synth.evaluation.measurements import dice, ms_ssim, organ_dice
 
 
 def test_dice_by_hand() -> None:

@@ -17,12 +17,12 @@ def test_by_hand() -> None:
     found = manifold(made, real, list("abc"), list("wxyz"), k=1)
     assert found is not None
     # real balls reach 1, 1, 2, 7 and made ones 2, 2, 27.5
-    assert found.precision.tolist() == [1, 1, 0]
+    assert found["precision"].tolist() == [1, 1, 0]
     # 0.5 lies in the balls of 0 and 1; 2.5 in the one of 3
-    assert found.density.tolist() == [2, 1, 0]
-    assert found.coverage.tolist() == [1, 1, 1, 0]
+    assert found["density"].tolist() == [2, 1, 0]
+    assert found["coverage"].tolist() == [1, 1, 1, 0]
     # 0.5's ball has 0 and 1, 2.5's has 1 and 3, 30's has 3 (27 away) and 10
-    assert found.recall.tolist() == [1, 1, 1, 1]
+    assert found["recall"].tolist() == [1, 1, 1, 1]
 
 
 def test_images_of_one_group_are_no_neighbours() -> None:
@@ -31,8 +31,8 @@ def test_images_of_one_group_are_no_neighbours() -> None:
     together = manifold(made, real, list("ab"), list("wwyz"), k=1)
     assert apart is not None
     assert together is not None
-    assert apart.precision.tolist() == [0, 0]  # balls reach 0.1 and 0.5
-    assert together.precision.tolist() == [1, 0]  # those of 0 and 0.1 reach 4 and 3.9
+    assert apart["precision"].tolist() == [0, 0]  # balls reach 0.1 and 0.5
+    assert together["precision"].tolist() == [1, 0]  # those of 0 and 0.1 reach 4 and 3.9
 
 
 def test_too_few_groups_have_none() -> None:
@@ -52,7 +52,7 @@ def test_against_the_definition(seed: int) -> None:
     across = distance(real, made)
     found = manifold(made, real, [str(i) for i in range(23)], [str(i) for i in range(17)])
     assert found is not None
-    assert found.precision.mean() == pytest.approx((across < reach_real[:, None]).any(axis=0).mean())
-    assert found.recall.mean() == pytest.approx((across < reach_made[None]).any(axis=1).mean())
-    assert found.density.mean() == pytest.approx((across < reach_real[:, None]).sum() / 5 / 23)
-    assert found.coverage.mean() == pytest.approx((across.min(axis=1) < reach_real).mean())
+    assert found["precision"].mean() == pytest.approx((across < reach_real[:, None]).any(axis=0).mean())
+    assert found["recall"].mean() == pytest.approx((across < reach_made[None]).any(axis=1).mean())
+    assert found["density"].mean() == pytest.approx((across < reach_real[:, None]).sum() / 5 / 23)
+    assert found["coverage"].mean() == pytest.approx((across.min(axis=1) < reach_real).mean())

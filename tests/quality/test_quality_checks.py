@@ -12,9 +12,8 @@ from scipy import ndimage
 
 from tests.doubles.fakes import fake_anatomy
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
-from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Score
-from xreal_synth.quality.gate import Gate, GateNetworks
+from xreal_synth.quality.gate import SCORES, Gate, GateNetworks
 from xreal_synth.quality.organs import dice, measure, mirrored
 from xreal_synth.recipe.quality import PROFILES, STANDARD
 from xreal_synth.types import CheckSettings, Mask, QualitySettings, Verdict

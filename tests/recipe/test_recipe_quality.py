@@ -80,7 +80,7 @@ def test_a_file_brings_its_bound_and_is_known_by_its_content() -> None:
 
 
 def test_strict_is_nowhere_looser_than_standard() -> None:
-    from xreal_synth.quality.catalogue import SCORES
+    from xreal_synth.quality.gate import SCORES
 
     for name, standard in PROFILES["standard"].items():
         for score, value in standard.bounds.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.doubles.fakes import fake_anatomy, fake_head
 from xreal_synth.dataset.table import rejected_schema
-from xreal_synth.quality.catalogue import SCORES
+from xreal_synth.quality.gate import SCORES
 from xreal_synth.report import streamed as streamed_module
 from xreal_synth.report.card import templates
 from xreal_synth.report.drawing import BRIGHTER, CHANGED, DARKER, SIDES, UNIT, change_picture, reduced, within_budget

@@ -79,7 +79,7 @@ def bundle(
 
             made_beside_real(prepared, made, sheet)
         if spectrum is not None:
-            from xreal_synth.evaluation.fidelity import draw_spectra
+            from xreal_synth.evaluation.measurements import draw_spectra
 
             draw_spectra({prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"

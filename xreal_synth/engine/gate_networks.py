@@ -17,8 +17,7 @@ from torch import Tensor
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.models.load import load_network
 from xreal_synth.models.pspnet import Pspnet
-from xreal_synth.quality.catalogue import CHECKS
-from xreal_synth.quality.gate import Classifier, GateNetworks, Segmenter
+from xreal_synth.quality.gate import CHECKS, Classifier, GateNetworks, Segmenter
 from xreal_synth.types import GreyImage, Mask, QualitySettings
 
 BATCH: Final = {"cpu": 4, "cuda": 32}

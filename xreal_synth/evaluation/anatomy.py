@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from xreal_synth.anatomy.regions import region_mask
-from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers, upper_power
-from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate
-from xreal_synth.evaluation.request import PreparedRequest
+from xreal_synth.evaluation.measurements import ms_ssim, organ_dice, ring_powers, upper_power
+from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest
 from xreal_synth.findings import ORGANS
 from xreal_synth.images.files import ImagePair
 from xreal_synth.models.networks.segmenters import SegmentingNetwork

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -83,34 +84,27 @@ def matmul_tflops(device: torch.device | str, precision: Precision, now: Callabl
     return 2 * side**3 / best / 1e12
 
 
-class PeakMemory:
-    """The most memory in use between `begin` and `bytes`, above what was in use at `begin`.
+def timed(run: Callable[[], object], device: torch.device, now: Callable[[], float]) -> tuple[float, int | None]:
+    """Seconds of a run, and the most memory in use meanwhile, in bytes above what was in use before.
 
     On a GPU what torch allocated; on Linux the process's resident memory; elsewhere None.
     """
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = torch.device(device)
-        self._before = 0
-
-    def begin(self) -> None:
-        """Forgets earlier peaks: from here on they count."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = torch.cuda.memory_allocated(self._device)
-            return
-        try:
+    on_gpu, before = device.type == "cuda", None
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             _CLEAR.write_text("5")  # resets VmHWM
-            self._before = _resident("VmRSS")
-        except (OSError, AttributeError):
-            self._before = -1
-
-    def bytes(self) -> int | None:
-        """The peak above what was taken at `begin`; None where the system does not tell."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device)) - self._before
-        return None if self._before < 0 else max(_resident("VmHWM") - self._before, 0)
+            before = _resident("VmRSS")
+    began = now()
+    run()
+    seconds = now() - began
+    if before is None:
+        return seconds, None
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")
+    return seconds, max(peak - before, 0)
 
 
 def _resident(field: str) -> int:
@@ -146,31 +140,13 @@ class RowFigures:
     """
 
     row: LoopTiming
-    seconds: float | None
-    first_seconds: float | None
-    images_per_second: float | None
-    ratio: float | None
-    memory: int | None
-    tflops: float | None
-    utilisation: float | None
-
-    @classmethod
-    def of(
-        cls,
-        row: LoopTiming,
-        times: list[float] | None,
-        plain: float | None,
-        memory: int | None,
-        flops: float,
-        peak: float,
-    ) -> RowFigures:
-        """From a row's seconds (None: out of memory), the plain loop's, the flops of an image and the peak TFLOP/s."""
-        if not times:
-            return cls(row, None, None, None, None, None, None, None)
-        rate = row.micro_batch / min(times)
-        tflops = rate * flops / 1e12
-        ratio = None if plain is None else rate * plain
-        return cls(row, min(times), times[0], rate, ratio, memory, tflops, tflops / peak)
+    seconds: float | None = None
+    first_seconds: float | None = None
+    images_per_second: float | None = None
+    ratio: float | None = None
+    memory: int | None = None
+    tflops: float | None = None
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,18 +196,22 @@ class SampleBench:
                 if turn == repeats and row.compiled is None:
                     continue
                 try:
-                    seconds, memory[row] = self._timed(row)
+                    seconds, memory[row] = timed(self._ready(row), self.device, clock(self.device, self.clock))
                     spent[row].append(seconds)
                 except torch.OutOfMemoryError:
                     del spent[row]
                 on_pass(row)
         peaks = {row.precision: self._peak(row.precision, peak) for row in rows}
         plain = {row.precision: min(times) for row, times in spent.items() if row.loop == "plain"}
-        figures = [
-            RowFigures.of(row, spent.get(row), plain.get(row.precision), memory.get(row), flops[row.loop],
-                          peaks[row.precision].tflops)
-            for row in rows
-        ]  # fmt: skip
+        figures = []
+        for row in rows:
+            if (times := spent.get(row)) is None:
+                figures.append(RowFigures(row))
+                continue
+            rate, one = row.micro_batch / min(times), plain.get(row.precision)
+            ratio, tflops = None if one is None else rate * one, rate * flops[row.loop] / 1e12
+            share = tflops / peaks[row.precision].tflops
+            figures.append(RowFigures(row, min(times), times[0], rate, ratio, memory[row], tflops, share))
         return SampleFigures(self.settings, peaks, flops, figures)
 
     def passes(self, rows: Sequence[LoopTiming], repeats: int) -> int:
@@ -251,13 +231,6 @@ class SampleBench:
         return [
             GroupJob(0, index, 0, anatomy, self.info.healthy_prompt, (member,)) for index, anatomy in enumerate(drawn)
         ]
-
-    def _timed(self, row: LoopTiming) -> tuple[float, int | None]:
-        run, now, memory = self._ready(row), clock(self.device, self.clock), PeakMemory(self.device)
-        memory.begin()
-        began = now()
-        run()
-        return now() - began, memory.bytes()
 
     def _ready(self, row: LoopTiming, *, tuned: bool = True) -> Callable[[], object]:
         """The row's pass, with its model loaded."""

@@ -7,46 +7,36 @@ no part in training the bundle's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.evaluation.cases import Case, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim, upper_power
-from xreal_synth.evaluation.findings import (
-    FindingFigures,
-    PlaceFigures,
-    finding_figures,
-    label_table,
-    macro_f1,
-    place_figures,
-)
-from xreal_synth.evaluation.generated_images import GeneratedFolder, image_seconds
+from xreal_synth.evaluation.findings import FindingFigures, PlaceFigures, finding_figures, place_figures
 from xreal_synth.evaluation.intervals import Bootstrap, Estimate, brief, spread
-from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
-from xreal_synth.evaluation.privacy import CopyFigures, count_copies, standardised
-from xreal_synth.evaluation.request import PreparedRequest
-from xreal_synth.evaluation.set_distances import frechet, kernel
+from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, ms_ssim, real_images, upper_power
+from xreal_synth.evaluation.privacy import CopyFigures, count_copies
+from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest, image_seconds
+from xreal_synth.evaluation.set_distances import Features, frechet, kernel
 from xreal_synth.findings import ORGANS
-from xreal_synth.images.manifest import ImageRow
 from xreal_synth.types import GreyImage
 
 REAL_DRAWS: Final = 40
 """Random draws of training images for the distance between real images."""
 
+Distance = Callable[[Features, Features], float]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealImages:
-    """What was seen of the real images: the cases' (with masks), and training images, with their rows."""
+    """What was seen of the real images: the cases' (with masks), and training images."""
 
     own: ImageSet
     training: ImageSet
-    training_rows: tuple[ImageRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +94,18 @@ def measure_real(prepared: PreparedRequest, evaluators: Evaluators, training_spl
 
     Raises TrainingError if no training image can be used or one is of a patient of the cases.
     """
-    training, used = split_rows(prepared.store, training_split), list[ImageRow]()
+    training = split_rows(prepared.store, training_split)
     check_apart(
         (row.patient for row in training),
         (case.row.patient for case in prepared.cases),
         "the training images and in the images to judge by",
     )
     reader, rows = prepared.reader, [case.row for case in prepared.cases]
-    own = measure(evaluators, real_images(reader, rows, [], "real images", report, masks=True), places=True)
-    seen = measure(evaluators, real_images(reader, training, used, "training images", report))
-    if not used:
+    own = measure(evaluators, real_images(reader, rows, "real images", report, masks=True), places=True)
+    seen = measure(evaluators, real_images(reader, training, "training images", report))
+    if not len(seen):
         raise TrainingError(found="no usable training image", wanted="at least one", hint="see the manifest")
-    return RealImages(own, seen, tuple(used))
+    return RealImages(own, seen)
 
 
 def measure_bundle(
@@ -135,7 +125,9 @@ def measure_bundle(
     )
     bootstrap = Bootstrap([case.row.patient for case in cases])
     power = upper_power(real.own.rings, size)
-    per_finding, f1, f1_real = _finding_figures(evaluators, cases, (made, twins, real.own), findings, bootstrap)
+    per_finding, f1, f1_real = finding_figures(
+        cases, findings, evaluators.findings, (made.logits, twins.logits, real.own.logits), bootstrap
+    )
     seconds, core = folder.seconds("wall"), folder.seconds("core")
     in_place, in_place_mean = place_figures(
         cases, findings, evaluators.placed_findings, (made.peaks, twins.peaks, real.own.peaks), size, bootstrap
@@ -160,7 +152,7 @@ def measure_bundle(
         sharpness_training=float(upper_power(real.training.rings, size).mean() / power.mean()),
         rings=_ring_ratios(made, real.own),
         rings_training=_ring_ratios(real.training, real.own),
-        copies=_copies(cases, made, real, bootstrap),
+        copies=count_copies([case.name for case in cases], made, real.own, real.training, bootstrap),
         seconds={**seconds, **image_seconds(seconds)},
         core_seconds={**core, **image_seconds(core)},
         in_place=in_place,
@@ -182,12 +174,7 @@ def _dice(images: ImageSet, bootstrap: Bootstrap) -> dict[str, Estimate]:
     return {organ: bootstrap.mean(images.dice[:, at]) for at, organ in enumerate(ORGANS)}
 
 
-def _distance(
-    distance: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float],
-    made: ImageSet,
-    real: RealImages,
-    bootstrap: Bootstrap,
-) -> SetDistance:
+def _distance(distance: Distance, made: ImageSet, real: RealImages, bootstrap: Bootstrap) -> SetDistance:
     a, b, training = made.features, real.own.features, real.training.features
     size = min(len(b), len(training))
     random = np.random.default_rng(0)
@@ -198,45 +185,8 @@ def _distance(
     return SetDistance(bootstrap.jackknife(lambda kept: distance(a[kept], b[kept])), spread(draws, size))
 
 
-def _finding_figures(
-    evaluators: Evaluators,
-    cases: Sequence[Case],
-    images: tuple[ImageSet, ImageSet, ImageSet],
-    findings: Sequence[str],
-    bootstrap: Bootstrap,
-) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
-    """Per finding that bundle and evaluators know; and macro-F1 over these, on made and on real images.
-
-    `images` are the made ones, their twins and the real ones.
-    """
-    names = [name for name in findings if name in evaluators.findings]
-    columns = [evaluators.findings.index(name) for name in names]
-    labels = label_table([(frozenset(c.row.labels), frozenset(c.row.unknown)) for c in cases], names)
-    hidden = [frozenset(case.unplaced) | frozenset(case.row.unknown) for case in cases]
-    asked = label_table([(c.asked, h) for c, h in zip(cases, hidden, strict=True)], names)
-    given = np.asarray([bool(case.findings) for case in cases])
-    made, twins, real = (one.logits[:, columns] for one in images)
-    per_finding = {
-        name: finding_figures(made[:, at], twins[:, at], real[:, at], asked[:, at], labels[:, at], given, bootstrap)
-        for at, name in enumerate(names)
-    }
-    return per_finding, macro_f1(made, asked, bootstrap), macro_f1(real, labels, bootstrap)
-
-
 def _ring_ratios(images: ImageSet, real: ImageSet) -> tuple[float, ...]:
     return tuple((images.rings.mean(axis=0) / real.rings.mean(axis=0)).tolist())
-
-
-def _copies(cases: Sequence[Case], made: ImageSet, real: RealImages, bootstrap: Bootstrap) -> dict[str, CopyFigures]:
-    sets = (made, real.own, real.training)
-    names = (tuple(case.name for case in cases), tuple(row.image for row in real.training_rows))
-    vectors = {
-        "pixels": tuple(one.thumbnails() for one in sets),
-        "features": tuple(standardised(one.features, real.training.features) for one in sets),
-    }
-    return {
-        metric: count_copies(a, b, c, real.training.groups, bootstrap, names) for metric, (a, b, c) in vectors.items()
-    }
 
 
 NOTES: Final = (

@@ -108,18 +108,11 @@ def check_apart(
 
 
 def read_cases(
-    data: Store,
-    reader: CaseReader,
-    info: BundleInfo,
-    *,
-    split: str,
-    count: int | None,
-    seed: int,
-    most_findings: int | None = None,
+    data: Store, reader: CaseReader, info: BundleInfo, *, split: str, count: int | None, seed: int, most: int | None
 ) -> tuple[list[Case], list[str]]:
     """`count` images of a split (all by default), drawn without replacement, and the faulty ones met on the way.
 
-    Each asks for its findings that the bundle knows, at most `most_findings` of them. Raises TrainingError if
+    Each asks for its findings that the bundle knows, at most `most` of them. Raises TrainingError if
     the manifest cannot be read or has too few images.
     """
     rows, prior, cases, faulty = split_rows(data, split), Prior.load(), list[Case](), list[str]()
@@ -129,7 +122,7 @@ def read_cases(
         except (AnatomyError, BadImage):
             faulty.append(rows[at].image)
             continue
-        cases.append(_case(rows[at], int(at), mask, info, prior, seed, most_findings))
+        cases.append(_case(rows[at], int(at), mask, info, prior, seed, most))
         if len(cases) == count:
             return cases, faulty
     if count is not None or not cases:

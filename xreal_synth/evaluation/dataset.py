@@ -15,13 +15,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from xreal_synth.errors import DatasetError
 from xreal_synth.evaluation.cases import CaseReader, Report
-from xreal_synth.evaluation.dataset_figures import DIVERSITY, Row, Sets, findings_of, rows_of
+from xreal_synth.evaluation.dataset_figures import Sets, rows_of
 from xreal_synth.evaluation.dataset_images import ChosenShards, choose, open_real
 from xreal_synth.evaluation.dataset_record import FORMAT
 from xreal_synth.evaluation.evaluators import Evaluators, load_evaluators
@@ -153,7 +153,8 @@ class Bench:
                 wanted="two generated images or more",
                 hint="evaluate a dataset with made or edited images",
             )
-        rows, unflagged = self._rows(Sets(made, reference, second, chosen.size), list(passing.asked), chosen)
+        sets = Sets(made, reference, second, chosen.size)
+        rows, unflagged = rows_of(sets, self.evaluators.findings, passing.asked, chosen.gate)
         faulty = len(real.rows) + len(real.second_rows) - len(reference) - len(second)
         return {
             "of": self.identity(chosen),
@@ -175,15 +176,6 @@ class Bench:
             "rows": rows,
             "rows_unflagged": unflagged,
         }  # fmt: skip
-
-    def _rows(self, sets: Sets, asked: Sequence[str], chosen: ChosenShards) -> tuple[list[Row], list[Row]]:
-        """Of all images, and, where some are flagged, of the others."""
-        judged, findings = self.evaluators.findings, findings_of(sets.made, asked)
-        kept, unflagged = ~sets.made.flagged, list[Row]()
-        if not kept.all() and kept.sum() >= 2:
-            others = replace(sets, made=sets.made.rows(kept))
-            unflagged = [row for row in rows_of(others, judged, findings) if row["name"] != DIVERSITY]
-        return rows_of(sets, judged, findings, chosen.gate), unflagged
 
 
 def open_bench(

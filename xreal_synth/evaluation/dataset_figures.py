@@ -8,17 +8,16 @@ images (Frechet, precision to coverage) are taken at equal numbers on both sides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from xreal_synth.evaluation.fidelity import RINGS, upper_power
 from xreal_synth.evaluation.findings import area, macro_area, macro_f1
 from xreal_synth.evaluation.intervals import Array, Estimate, divided, proportion, unknown
-from xreal_synth.evaluation.measurements import ALL, NAMES, ImageSet
+from xreal_synth.evaluation.measurements import ALL, NAMES, RINGS, ImageSet, upper_power
 from xreal_synth.evaluation.set_distances import frechet_figure, kernel_figure, manifold
 from xreal_synth.findings import NO_FINDING, ORGANS
 
@@ -77,13 +76,23 @@ class Sets:
         return self.made.at_most(count), self.second.at_most(count)
 
 
-def findings_of(made: ImageSet, asked: Sequence[str]) -> list[str]:
-    """What rows are made for: the findings asked for, in NAMES' order, and images without any."""
-    return [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
+def rows_of(
+    sets: Sets, judged: Sequence[str], asked: Collection[str], gate: Gate | None
+) -> tuple[list[Row], list[Row]]:
+    """The rows of all images, and, where some are flagged, of the others: those of all findings together, then of each.
+
+    `judged` are the classifier's findings, `asked` those that were asked for; No Finding is one where it is shown.
+    """
+    made, kept = sets.made, ~sets.made.flagged
+    findings = [name for name in NAMES if name in asked or (name == NO_FINDING and (made.label(name) == 1).any())]
+    rows = _all_rows(sets, judged, findings, gate)
+    if kept.all() or kept.sum() < 2:
+        return rows, []
+    others = _all_rows(replace(sets, made=made.rows(kept)), judged, findings, None)
+    return rows, [row for row in others if row["name"] != DIVERSITY]
 
 
-def rows_of(sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None = None) -> list[Row]:
-    """All rows: those of all images, then those of each finding. `judged` are the classifier's findings."""
+def _all_rows(sets: Sets, judged: Sequence[str], findings: Sequence[str], gate: Gate | None) -> list[Row]:
     rows = _rows(sets, sets, None, judged, gate)
     for name in findings:
         shown = sets.showing(name)
@@ -165,10 +174,7 @@ def _set_rows(sets: Sets, finding: str | None) -> list[Row]:
     ):
         if wanted:
             real = getattr(sets.reference, features)
-            made, second = (
-                distance(getattr(one, features), real, one.bootstrap()) if len(one) else unknown()
-                for one in sets.equal()
-            )
+            made, second = (distance(getattr(one, features), real, one.bootstrap()) for one in sets.equal())
             rows.append(_row(name, finding, made, second))
     if finding is None or least >= LEAST_FOR_MANIFOLD:
         figures = zip(*(_manifold_figures(one, sets.reference) for one in sets.equal()), strict=True)
@@ -182,7 +188,7 @@ def _manifold_figures(images: ImageSet, reference: ImageSet) -> list[Estimate]:
     if found is None:
         return [unknown(len(images))] * len(MANIFOLD)
     own, real = images.bootstrap(), reference.bootstrap()
-    return [boot.mean(getattr(found, name)) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)]
+    return [boot.mean(found[name]) for name, boot in zip(MANIFOLD, (own, real, own, real), strict=True)]
 
 
 def _look_rows(sets: Sets, finding: str | None) -> list[Row]:

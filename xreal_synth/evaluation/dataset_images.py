@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain, islice
 
 import numpy as np
 
@@ -97,9 +99,7 @@ class ChosenShards:
 
         What had no place was not tried.
         """
-        total: Acceptance | None = None
-        for record in self.source.records:
-            total = added(total, record.gate)
+        total: Acceptance | None = reduce(added, [record.gate for record in self.source.records], None)
         if total is None:
             return None
         groups = sum(record.groups for record in self.source.records)
@@ -110,14 +110,10 @@ class ChosenShards:
 
     def samples(self) -> Iterator[Sample]:
         """Every image, `images` of them at most; raises DatasetError at the first shard that is damaged."""
-        given = 0
-        for _, _, images in read_shards(self.source):
+        every = chain.from_iterable(images for _, _, images in read_shards(self.source))
+        for image in islice(every, self.images):
             _refuse(self.source, self.source.skipped)
-            for image in images:
-                if given == self.images:
-                    return
-                given += 1
-                yield image.sample
+            yield image.sample
         _refuse(self.source, self.source.skipped)
 
 

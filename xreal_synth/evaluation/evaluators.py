@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from xreal_synth.errors import BundleError, XrealError, faults
@@ -38,14 +38,12 @@ PARTS: Final = ("segmenter", "classifier", LOCATOR)
 FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", WEIGHTS))
 
 
-class _EvaluatorFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _EvaluatorFile(BaseModel, extra="forbid", frozen=True):
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _EvaluatorsFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _EvaluatorsFile(BaseModel, extra="forbid", frozen=True):
     format_version: Literal[1] = 1
     files: dict[Literal[FILES], _EvaluatorFile]  # type: ignore[valid-type]
 

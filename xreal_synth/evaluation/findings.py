@@ -21,7 +21,6 @@ from xreal_synth.evaluation.cases import Case
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, Statistic, divided, mean_of
 from xreal_synth.types import NormBox
 
-Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 """1, 0, or -1 where a label is not known."""
 
@@ -44,38 +43,45 @@ class FindingFigures:
 
 
 def finding_figures(
-    made: Scores,
-    twins: Scores,
-    real: Scores,
-    asked: Labels,
-    labels: Labels,
-    given: npt.NDArray[np.bool_],
+    cases: Sequence[Case],
+    known: Sequence[str],
+    judged: Sequence[str],
+    logits: tuple[Array, Array, Array],
     bootstrap: Bootstrap,
-) -> FindingFigures:
-    """One finding's logits [N] on generated images, their healthy twins and the real images -> what they say.
+) -> tuple[dict[str, FindingFigures], Estimate, Estimate]:
+    """Figures of each finding that the bundle (`known`) and the evaluators (`judged`) know; and macro-F1 over these, on
+    generated and on real images.
 
-    `asked` is what was asked for, `labels` what the real image has; `given` is where the image was given any
-    finding (elsewhere it is its own twin).
+    `logits` [N, L] are the evaluators' on the generated images, their healthy twins and the real images. An image that
+    was given no finding is its own twin.
     """
-    change = made - twins
-    rises = (change > 0).astype(float)
-    return FindingFigures(
-        positives=int((asked == 1).sum()),
-        auc=area(made, asked, bootstrap),
-        auc_real=area(real, labels, bootstrap),
-        rises=bootstrap.mean(np.where(asked == 1, rises, np.nan)),
-        rises_unasked=bootstrap.mean(np.where((asked == 0) & given, rises, np.nan)),
-        change=bootstrap.mean(np.where(asked == 1, change, np.nan)),
-    )
+    names = [name for name in known if name in judged]
+    columns = [judged.index(name) for name in names]
+    labels = label_table([(frozenset(case.row.labels), frozenset(case.row.unknown)) for case in cases], names)
+    asked = label_table([(c.asked, frozenset(c.unplaced) | frozenset(c.row.unknown)) for c in cases], names)
+    given = np.asarray([bool(case.findings) for case in cases])
+    made, twins, real = (one[:, columns] for one in logits)
+    change, found = made - twins, {}
+    for at, name in enumerate(names):
+        shown, rises = asked[:, at] == 1, (change[:, at] > 0).astype(float)
+        found[name] = FindingFigures(
+            positives=int(shown.sum()),
+            auc=area(made[:, at], asked[:, at], bootstrap),
+            auc_real=area(real[:, at], labels[:, at], bootstrap),
+            rises=bootstrap.mean(np.where(shown, rises, np.nan)),
+            rises_unasked=bootstrap.mean(np.where((asked[:, at] == 0) & given, rises, np.nan)),
+            change=bootstrap.mean(np.where(shown, change[:, at], np.nan)),
+        )
+    return found, macro_f1(made, asked, bootstrap), macro_f1(real, labels, bootstrap)
 
 
-def area(scores: Scores, labels: Labels, bootstrap: Bootstrap) -> Estimate:
+def area(scores: Array, labels: Labels, bootstrap: Bootstrap) -> Estimate:
     """Area under the ROC curve: the chance that a positive image scores above a negative one, ties half."""
     positive, negative = int((labels == 1).sum()), int((labels == 0).sum())
     return bootstrap.interval(area_of(scores, labels), min(positive, negative) and positive + negative)
 
 
-def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+def macro_area(scores_NL: Array, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
     """Mean over findings of the area under the ROC curve; findings without both kinds of images are left out."""
     both = [at for at in range(labels_NL.shape[1]) if {0, 1} <= set(labels_NL[:, at].tolist())]
     each = [area_of(scores_NL[:, at], labels_NL[:, at]) for at in both]
@@ -86,7 +92,7 @@ def macro_area(scores_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Es
     return bootstrap.interval(statistic, len(labels_NL) if each else 0)
 
 
-def area_of(scores: Scores, labels: Labels) -> Statistic:
+def area_of(scores: Array, labels: Labels) -> Statistic:
     """The area as a statistic of how often each image counts, [D, N] -> [D], for `Bootstrap.interval`.
 
     Images are taken in the order of their scores, equal scores side by side: memory is that of the weights.
@@ -108,7 +114,7 @@ def area_of(scores: Scores, labels: Labels) -> Statistic:
     return statistic
 
 
-def macro_f1(logits_NL: Scores, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
+def macro_f1(logits_NL: Array, labels_NL: Labels, bootstrap: Bootstrap) -> Estimate:
     """Mean over findings of F1 at a probability of one half; findings without positive images are left out."""
     said, known = logits_NL > 0, labels_NL >= 0
     kept = (labels_NL == 1).any(axis=0)
@@ -187,17 +193,15 @@ def hit_table(peaks_NL: Peaks, boxes: Sequence[Sequence[Sequence[NormBox]]]) -> 
 
     Such a cell reaches as far as the usual tolerance of the pointing game, 15 pixels in 1024.
     """
-    table = [
-        [_touches(int(peak), own) if own else np.nan for peak, own in zip(row, of_image, strict=True)]
-        for row, of_image in zip(peaks_NL, boxes, strict=True)
-    ]
-    return np.asarray(table, np.float64).reshape(peaks_NL.shape)
-
-
-def _touches(peak: int, boxes: Sequence[NormBox]) -> float:
-    row, column = divmod(peak, PEAK_SIDE)
-    x0, y0, x1, y1 = np.asarray(boxes).T * PEAK_SIDE
-    return float(np.any((x0 < column + 1) & (x1 > column) & (y0 < row + 1) & (y1 > row)))
+    table = np.full(peaks_NL.shape, np.nan)
+    for image, of_image in enumerate(boxes):
+        for finding, own in enumerate(of_image):
+            if own:
+                row, column = divmod(int(peaks_NL[image, finding]), PEAK_SIDE)
+                x0, y0, x1, y1 = np.asarray(own).T * PEAK_SIDE
+                inside = (x0 < column + 1) & (x1 > column) & (y0 < row + 1) & (y1 > row)
+                table[image, finding] = inside.any()
+    return table
 
 
 def mean_share(hits_NL: Array, bootstrap: Bootstrap) -> Estimate:

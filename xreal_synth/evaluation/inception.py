@@ -19,8 +19,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torchvision.models import inception as tv
 
-from xreal_synth.errors import BundleError
-from xreal_synth.models.convert.checkpoints import read_checkpoint
+from xreal_synth.errors import BundleError, ConversionError
+from xreal_synth.models.convert.checkpoints import load_whole, read_checkpoint
 from xreal_synth.storage import sha256_file
 from xreal_synth.types import GreyImage
 
@@ -64,14 +64,22 @@ def load_inception(path: Path) -> nn.Module:
 
     The file is safetensors, or a torch state dict, which is opened with weights_only.
     """
-    weights = dict(read_checkpoint(path).tensors)
+    weights = {name: tensor.to(torch.float32) for name, tensor in read_checkpoint(path).tensors.items()}
     network = fid_inception()
-    wanted = network.state_dict()
-    for name in wanted:
+    for name, value in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
-            weights.setdefault(name, wanted[name])
-    _check_layout(path, {n: t.shape for n, t in wanted.items()}, {n: t.shape for n, t in weights.items()})
-    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
+            weights.setdefault(name, value)
+    try:
+        load_whole(str(path), network, weights)
+    except ConversionError as error:
+        imagenet = "fc.weight" in weights and weights["fc.weight"].shape == (1000, WIDTH)
+        raise BundleError(
+            where=str(path),
+            found=("torchvision's ImageNet weights: " if imagenet else "") + error.found,
+            wanted="the FID's own Inception weights (2015-12-05, 1008 classes, torchvision's names, no AuxLogits)",
+            hint="give the file that pytorch-fid or torch-fidelity publish (..inception-2015-12-05-6726825d.pth), or "
+            "leave --inception out: the Frechet distance in the evaluator classifier's features is there without it",
+        ) from error
     network.fc = nn.Identity()
     return network.eval().requires_grad_(False)
 
@@ -102,29 +110,6 @@ def _pooling(kind: Any, pool: Callable[[Tensor], Tensor]) -> Any:
 def _interpolation(side: int) -> Tensor:
     """[299, side]: each output pixel's weights of the input's, linear between i * side / 299's neighbours."""
     place = torch.arange(SIDE, dtype=torch.float32) * (side / SIDE)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=side - 1)
-    share = place - low
-    weights = torch.zeros(SIDE, side)
-    row = torch.arange(SIDE)
-    weights[row, low] += 1 - share
-    weights[row, high] += share
-    return weights
-
-
-def _check_layout(path: Path, wanted: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
-    missing, more = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    other = [name for name in wanted if name in found and wanted[name] != found[name]]
-    if not missing and not more and not other:
-        return
-    kinds = {"weights missing": missing, "that have no place": more}
-    reported = [f"{len(names)} {words} ({', '.join(names[:2])} ..)" for words, names in kinds.items() if names]
-    reported += [f"{name} of {list(found[name])}, wanted {list(wanted[name])}" for name in other[:2]]
-    imagenet = found.get("fc.weight") == torch.Size((1000, WIDTH))
-    raise BundleError(
-        where=str(path),
-        found=("torchvision's ImageNet weights: " if imagenet else "") + "; ".join(reported),
-        wanted="the FID's own Inception weights (2015-12-05, 1008 classes, torchvision's names, no AuxLogits)",
-        hint="give the file that pytorch-fid or torch-fidelity publish (..inception-2015-12-05-6726825d.pth), or "
-        "leave --inception out: the Frechet distance in the evaluator classifier's features is there without it",
-    )
+    low, pixels = place.floor().long(), torch.eye(side)
+    share = (place - low)[:, None]
+    return (1 - share) * pixels[low] + share * pixels[(low + 1).clamp(max=side - 1)]

@@ -3,14 +3,18 @@
 Images are not kept, but for the last one of each finding: diversity is MS-SSIM between images of one finding and of two
 groups (or patients), each compared with the last such image, after which both are let go.
 
+Sharpness is the radial power spectrum in eight rings: ring i holds the spatial frequencies from i/8 to (i+1)/8 of the
+highest (half a cycle per pixel). An image is centred and faded out at its borders by a Hann window first.
+
 Shapes: N images, F features, L findings or names (P those of the locator).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +24,6 @@ import torch
 from xreal_synth.errors import AnatomyError
 from xreal_synth.evaluation.cases import CaseReader, Report
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim, organ_dice, ring_powers
 from xreal_synth.evaluation.findings import PEAK_SIDE, Labels, label_table
 from xreal_synth.evaluation.inception import InceptionFeatures
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, unknown
@@ -29,6 +32,90 @@ from xreal_synth.images.manifest import BadImage, ImageRow
 from xreal_synth.models.networks.finding_classifier import peaks
 from xreal_synth.quality.copies import reduced
 from xreal_synth.types import GreyImage, Mask
+
+MS_SSIM_SIDE: Final = 176
+"""Its 11-pixel window must fit four halvings of the image."""
+
+
+def dice(asked: npt.NDArray[Any], shown: npt.NDArray[Any], code: int) -> float:
+    """2|A n B| / (|A| + |B|) of one organ code; NaN if neither has it. Label maps [H, W]; 0..1."""
+    a, b = asked == code, shown == code
+    total = int(a.sum()) + int(b.sum())
+    return float("nan") if total == 0 else 2.0 * int((a & b).sum()) / total
+
+
+def organ_dice(asked: Mask, shown: Mask) -> dict[str, float]:
+    """Dice of each organ by name. Label maps uint8 [H, W]."""
+    return {name: dice(asked, shown, code) for name, code in ORGANS.items()}
+
+
+def ms_ssim(image: GreyImage, real: GreyImage) -> float:
+    """MS-SSIM of two uint8 images [H, W]; NaN below 176 pixels, which lack its five scales."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+
+    if min(image.shape) < MS_SSIM_SIDE:
+        return float("nan")
+    a, b = (torch.from_numpy(grey.astype(np.float32) / 255.0)[None, None] for grey in (image, real))
+    return float(measure(a, b, data_range=1.0))
+
+
+RINGS: Final = 8
+UPPER: Final = slice(RINGS // 2, RINGS)
+"""The rings of the upper half of the frequencies."""
+
+_TICKS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3, 2.0, 3.0, 5.0)
+
+
+def ring_powers(image: GreyImage) -> Array:
+    """Mean power per frequency in each ring [8] of a uint8 image [H, H]."""
+    size = image.shape[0]
+    ring, kept = _rings(size)
+    grey = image.astype(np.float64) / 255.0
+    window = np.outer(np.hanning(size), np.hanning(size))
+    power = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window))) ** 2
+    return np.bincount(ring[kept], power[kept], RINGS) / ring_sizes(size)
+
+
+def ring_sizes(size: int) -> Array:
+    """How many frequencies each ring has [8] in an image of this side."""
+    ring, kept = _rings(size)
+    return np.bincount(ring[kept], minlength=RINGS).astype(np.float64)
+
+
+def upper_power(rings_N8: Array, size: int) -> Array:
+    """Mean power per frequency [N] over the upper half of the frequencies."""
+    weights = ring_sizes(size)[UPPER]
+    return np.asarray(rings_N8[:, UPPER] @ weights / weights.sum())
+
+
+def draw_spectra(ratios: Mapping[str, Sequence[float]], out: Path) -> None:
+    """Power over real images per ring, a line a kind of image, on a logarithmic axis -> PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    picture = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = picture.subplots()
+    for name, values in ratios.items():
+        axes.plot(range(1, RINGS + 1), values, marker="o", label=name)
+    axes.axhspan(0.7, 1.3, color="0.9", zorder=0)
+    axes.axhline(1.0, color="0.5", linewidth=0.8)
+    axes.set(xlabel="eighth of the spatial frequencies, low to high", ylabel="power over real images")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(out)
+
+
+def _rings(size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Each frequency's ring [H, H], and which frequencies lie in any (the corners do not)."""
+    axis = np.arange(size) - size // 2
+    radius = np.hypot(axis[:, None], axis[None, :])
+    ring = (radius * (2 * RINGS / size)).astype(np.int64)
+    return ring, ring < RINGS
+
 
 NAMES: Final = (*TXRV18, NO_FINDING)
 
@@ -74,7 +161,8 @@ class GivenImage:
 
     `mask` is what it was made from or is outlined by, None where there is none. `group` says which images are
     resampled together: the patient of a real image, of a made one its group, or whose mask or image it came from.
-    `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real image, NaN without one.
+    `positive` and `unknown` are names of NAMES; `paired` is MS-SSIM to its real image, NaN without one; `source` is a
+    real image's row, or a made one's KEY where that is asked for.
     """
 
     image: GreyImage
@@ -84,6 +172,7 @@ class GivenImage:
     unknown: frozenset[str] = frozenset()
     paired: float = float("nan")
     flagged: bool = False
+    source: ImageRow | str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +182,8 @@ class ImageSet:
     `features` [N, F] and `logits` [N, L] are the evaluator classifier's, `rings` power in rings [N, 8], `reduced` the
     images' 64 x 64 means [N, 4096], `dice` of the evaluator segmenter's organs [N, 4] (NaN where no mask was given),
     `peaks` where the locator's maps have theirs [N, P] (findings.PEAK_SIDE; P is 0 without one), `labels` [N, L] over
-    NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0]. `pairs` are of images of one finding.
+    NAMES (1, 0, -1 unknown), `inception` [N, 2048] or [N, 0], `sources` as they were given [N]. `pairs` are of images
+    of one finding.
     """
 
     features: npt.NDArray[np.float32]
@@ -107,6 +197,7 @@ class ImageSet:
     paired: Array
     flagged: npt.NDArray[np.bool_]
     inception: npt.NDArray[np.float32]
+    sources: npt.NDArray[np.object_]
     pairs: ImagePairs
 
     def __len__(self) -> int:
@@ -144,15 +235,9 @@ class ImageSet:
 
 
 def real_images(
-    reader: CaseReader,
-    rows: Sequence[ImageRow],
-    used: list[ImageRow],
-    what: str,
-    report: Report,
-    *,
-    masks: bool = False,
+    reader: CaseReader, rows: Sequence[ImageRow], what: str, report: Report, *, masks: bool = False
 ) -> Iterator[GivenImage]:
-    """A manifest's images that can be read, with their masks or without; `used` gets their rows."""
+    """A manifest's images that can be read, with their masks or without."""
     for row in rows:
         report(f"looking at {what}", 1, len(rows))
         try:
@@ -160,9 +245,8 @@ def real_images(
             image = reader.image(row) if pair is None else pair.image
         except (AnatomyError, BadImage):
             continue
-        used.append(row)
         mask = None if pair is None else pair.mask
-        yield GivenImage(image, mask, row.patient, frozenset(row.labels), frozenset(row.unknown))
+        yield GivenImage(image, mask, row.patient, frozenset(row.labels), frozenset(row.unknown), source=row)
 
 
 def measure(
@@ -181,12 +265,12 @@ def measure(
     while batch := list(islice(stream, _BATCH)):
         seen += _measure_batch(evaluators, batch, evaluators.locator if places else None, inception)
         for one in batch:
-            kept.append((reduced(one.image), ring_powers(one.image), one.group, one.paired, one.flagged))
+            kept.append((reduced(one.image), ring_powers(one.image), one.group, one.paired, one.flagged, one.source))
             named.append((one.positive, one.unknown))
             if diversity:
                 pairs.add(one.image, one.group, sorted(one.positive))
     features, logits, dice, peaks, deep = zip(*seen, strict=True) if seen else ((),) * 5
-    small, rings, groups, paired, flagged = zip(*kept, strict=True) if kept else ((),) * 5
+    small, rings, groups, paired, flagged, sources = zip(*kept, strict=True) if kept else ((),) * 6
     return ImageSet(
         features=_table(features, np.float32),
         logits=_table(logits, np.float64),
@@ -199,6 +283,7 @@ def measure(
         paired=np.asarray(paired, np.float64),
         flagged=np.asarray(flagged, bool),
         inception=_table(deep, np.float32),
+        sources=np.asarray(sources, object),
         pairs=pairs,
     )
 

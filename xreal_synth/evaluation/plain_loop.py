@@ -8,7 +8,6 @@ token table: with random weights its words mean nothing, only its time counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +23,6 @@ from xreal_synth.sampling.schedule import Schedule, ddim_step, make_schedule, q_
 from xreal_synth.seeds import Purpose
 from xreal_synth.types import Mask, SamplingSettings
 
-Draw = Callable[[Purpose, int], Tensor]
-"""(purpose, step) -> noise [1, *shape]."""
-
 
 @dataclass(frozen=True, slots=True)
 class PlainLoop:
@@ -39,12 +35,9 @@ class PlainLoop:
     fused: bool = False
 
     @torch.no_grad()
-    def images(self, anatomy: Mask, edit: Edit, healthy: str, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
-        """Organ codes uint8 [H, W] and a finding -> the images without and with it [1, C, H, W].
-
-        The noise is torch's unless `draw` gives it.
-        """
-        model, settings, noise = self.model, self.settings, draw or self._torch_noise
+    def images(self, anatomy: Mask, edit: Edit, healthy: str) -> tuple[Tensor, Tensor]:
+        """Organ codes uint8 [H, W] and a finding -> the images without and with it [1, C, H, W]."""
+        model, settings, noise = self.model, self.settings, self.noise
         assert settings.soft is not None, "the reference holds by its controller"
         schedule = make_schedule(model.alphas_cumprod, settings.steps, "reference")
         label_map = torch.from_numpy(anatomy)[None].to(model.device)
@@ -55,7 +48,7 @@ class PlainLoop:
             if i < settings.hold_steps:
                 z = blend(q_sample(z_hat, schedule.abar[i], noise("a.hold", i)), z, mask)
             z = self._step(schedule, i, z, self._predict(z, t, prompt), noise("a.step", i))
-        x_a = decode_scaled(model, z, self._decoder_noise(noise))
+        x_a = decode_scaled(model, z, self._decoder_noise())
 
         m_p = latent_region(torch.from_numpy(edit.region)[None].to(model.device), model.latent_shape[1:])
         z0 = encode_scaled(model, x_a, noise("b.posterior", 0))
@@ -64,7 +57,7 @@ class PlainLoop:
             z = blend(q_sample(z0, schedule.abar[i], noise("b.hold", i)), z, 1 - m_p)
             out = self._guided(z, t, null, label)
             z = self._step(schedule, i, z, out, noise("b.step", i))
-        return x_a, decode_scaled(model, z, self._decoder_noise(noise))
+        return x_a, decode_scaled(model, z, self._decoder_noise())
 
     def _predict(self, z: Tensor, t: int, tokens: Tensor) -> Tensor:
         return self.model.denoise(z, torch.full((len(z),), t, device=z.device), tokens)
@@ -85,9 +78,10 @@ class PlainLoop:
             self.text(self.ids)
         return self.model.embed([prompt])
 
-    def _decoder_noise(self, noise: Draw) -> Tensor | None:
-        return None if self.model.decoder_noise_shape is None else noise("film.grain", 0)
+    def _decoder_noise(self) -> Tensor | None:
+        return None if self.model.decoder_noise_shape is None else self.noise("film.grain", 0)
 
-    def _torch_noise(self, purpose: Purpose, step: int) -> Tensor:
+    def noise(self, purpose: Purpose, step: int) -> Tensor:
+        """Torch's, [1, *shape] of the latents or of the decoder's noise."""
         shape = self.model.decoder_noise_shape if purpose == "film.grain" else self.model.latent_shape
         return torch.randn(1, *(shape or ()), device=self.model.device)

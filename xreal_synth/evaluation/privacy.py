@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from xreal_synth.evaluation.dataset_images import generated_images, open_real
 from xreal_synth.evaluation.evaluators import Evaluators
 from xreal_synth.evaluation.intervals import Array, Bootstrap, Estimate, proportion
 from xreal_synth.evaluation.measurements import GivenImage, ImageSet, measure, real_images
+from xreal_synth.evaluation.set_distances import distances
 from xreal_synth.images.manifest import ImageRow
 from xreal_synth.quality.copies import PERCENTILE, THUMB, Vectors
 
@@ -43,11 +44,11 @@ REACH: Final = 4
 """Largest shift, in reduced pixels."""
 _ROWS: Final = 512
 
-Small = npt.NDArray[np.float32]
 Patients = npt.NDArray[np.str_]
+Owners = tuple[Patients, Patients] | None
+"""Whose the images and the training images are, where those of the same patient do not count."""
 Nearest = tuple[Array, npt.NDArray[np.int64]]
 """Each image's distance to its nearest training image [N], and which that is [N]."""
-_Images = TypeVar("_Images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,7 @@ class _NearestOriginal:
 
 
 def _compared(
-    nearest_of: Callable[[_Images, _Images, tuple[Patients, Patients] | None], Nearest],
-    sets: Sequence[_Images],
-    patients: Patients,
+    nearest_of: Callable[[Vectors, Vectors, Owners], Nearest], sets: Sequence[Vectors], patients: Patients
 ) -> _NearestOriginal:
     """`sets` are the made images, the real ones and the training images, whose patients `patients` are."""
     made, real, training = sets
@@ -134,24 +133,29 @@ def _compared(
 
 
 def count_copies(
-    made_NK: Vectors,
-    real_NK: Vectors,
-    training_MK: Vectors,
-    training_patients: Patients,
-    bootstrap: Bootstrap,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-) -> CopyFigures:
-    """Shares of the made and of the real images that are copies; `names` are of the images and training images."""
-    found = _compared(nearest, (made_NK, real_NK, training_MK), training_patients)
-    flagged = np.flatnonzero(found.made < found.threshold)
-    return CopyFigures(
-        threshold=found.threshold,
-        made=bootstrap.mean((found.made < found.threshold).astype(float)),
-        real=bootstrap.mean((found.real < found.threshold).astype(float)),
-        median_made=float(np.median(found.made)),
-        median_real=float(np.median(found.real)),
-        flagged=tuple((names[0][at], names[1][found.which[at]]) for at in flagged),
-    )
+    names: Sequence[str], made: ImageSet, real: ImageSet, training: ImageSet, bootstrap: Bootstrap
+) -> dict[str, CopyFigures]:
+    """By pixels (thumbnails) and by features, shares of the made and of the real images that are copies.
+
+    `names` are the made images'; of the training images the rows are known.
+    """
+    sets, figures = (made, real, training), {}
+    vectors = {
+        "pixels": [one.thumbnails() for one in sets],
+        "features": [standardised(one.features, training.features) for one in sets],
+    }
+    for metric, own in vectors.items():
+        found = _compared(nearest, own, training.groups)
+        copies = np.flatnonzero(found.made < found.threshold).tolist()
+        figures[metric] = CopyFigures(
+            threshold=found.threshold,
+            made=bootstrap.mean(found.made < found.threshold),
+            real=bootstrap.mean(found.real < found.threshold),
+            median_made=float(np.median(found.made)),
+            median_real=float(np.median(found.real)),
+            flagged=tuple((names[at], training.sources[found.which[at]].image) for at in copies),
+        )
+    return figures
 
 
 def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, validation: ImageSet) -> Audit:
@@ -187,9 +191,7 @@ def audit_images(keys: Sequence[str], made: ImageSet, training: ImageSet, valida
     return Audit(len(made), len(training), len(validation), metrics, tuple(pairs))
 
 
-def nearest_by_pixels(
-    images_NSS: Small, training_MSS: Small, patients: tuple[Patients, Patients] | None = None
-) -> Nearest:
+def nearest_by_pixels(images_NSS: Vectors, training_MSS: Vectors, patients: Owners = None) -> Nearest:
     """Least distance to a training image [N] and which it is [N], over all shifts.
 
     With `patients` of images and training images, those of the image's own patient are left out (infinite where all
@@ -215,7 +217,7 @@ def nearest_by_pixels(
     return apart.numpy(), which.numpy()
 
 
-def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
+def _windows(images_NSS: Vectors, top: int, left: int) -> Tensor:
     """A window of each image -> [N, 28 * 28] without mean, of length 1 (0 for a window of one grey)."""
     side = THUMB - 2 * REACH
     window = torch.from_numpy(images_NSS[:, top : top + side, left : left + side])
@@ -225,17 +227,10 @@ def _windows(images_NSS: Small, top: int, left: int) -> Tensor:
     return unit
 
 
-def nearest(images_NK: Vectors, training_MK: Vectors, patients: tuple[Patients, Patients] | None = None) -> Nearest:
+def nearest(images_NK: Vectors, training_MK: Vectors, patients: Owners = None) -> Nearest:
     """By distance; with `patients` of images and training images, those of the image's own patient are left out."""
-    training = torch.from_numpy(training_MK).double()
     found, which = np.empty(len(images_NK)), np.empty(len(images_NK), np.int64)
-    for start in range(0, len(images_NK), _ROWS):
-        rows = slice(start, start + _ROWS)
-        apart = torch.cdist(
-            torch.from_numpy(images_NK[rows]).double(), training, compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        if patients is not None:
-            apart[torch.from_numpy(patients[0][rows, None] == patients[1][None])] = torch.inf
+    for rows, apart in distances(images_NK, training_MK, patients):
         least = apart.min(dim=1)
         found[rows], which[rows] = least.values.numpy(), least.indices.numpy()
     return found, which
@@ -254,21 +249,20 @@ def audit_dataset(
     `train` and `real` are manifests and splits. Raises TrainingError without training images of two patients, or
     where a patient is in both.
     """
-    keys, sizes = list[str](), set[int]()
+    sizes = set[int]()
 
     def own() -> Iterator[GivenImage]:
         for read in generated_images(source, report):
-            keys.append(read.sample.meta.key)
             sizes.add(len(read.sample.image))
-            yield GivenImage(read.sample.image, None, str(read.sample.meta.group))
+            meta = read.sample.meta
+            yield GivenImage(read.sample.image, None, str(meta.group), source=meta.key)
 
     made, found = measure(evaluators, own()), []
     for (manifest, split), what in ((train, "training images"), (real, "validation images")):
-        store, used = open_real(manifest), list[ImageRow]()
+        store = open_real(manifest)
         reader = CaseReader(store, max(sizes))
-        images = real_images(reader, split_rows(store, split), used, what, report)
-        found.append((reader, used, measure(evaluators, images)))
-    (reader, rows, training), (_, _, validation) = found
+        found.append((reader, measure(evaluators, real_images(reader, split_rows(store, split), what, report))))
+    (reader, training), (_, validation) = found
     if len(set(training.groups)) < 2:
         raise TrainingError(
             found=f"usable training images of {len(set(training.groups))} patients",
@@ -279,4 +273,4 @@ def audit_dataset(
         training.groups.tolist(), validation.groups.tolist(), "training and in validation images",
         "validation images of other patients: their rate is what chance reaches",
     )  # fmt: skip
-    return audit_images(keys, made, training, validation), reader, rows
+    return audit_images(made.sources.tolist(), made, training, validation), reader, training.sources.tolist()

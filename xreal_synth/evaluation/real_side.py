@@ -6,9 +6,11 @@ training images), or, where there is none, half of the split's own patients, who
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -17,9 +19,8 @@ import numpy as np
 from xreal_synth.errors import AnatomyError, TrainingError
 from xreal_synth.evaluation.cases import CaseReader, Report, check_apart, split_rows
 from xreal_synth.evaluation.evaluators import Evaluators
-from xreal_synth.evaluation.fidelity import ms_ssim
 from xreal_synth.evaluation.inception import InceptionFeatures
-from xreal_synth.evaluation.measurements import ImageSet, measure, real_images
+from xreal_synth.evaluation.measurements import ImageSet, measure, ms_ssim, real_images
 from xreal_synth.images.files import ImageFiles, ImagePair, decode_image
 from xreal_synth.images.manifest import MANIFEST, TRAINING_COLUMNS, BadImage, ImageRow, read_manifest
 from xreal_synth.storage import Store, sha256_bytes
@@ -88,7 +89,7 @@ def measure_real(
     found = []
     for rows, words, first in ((real.rows, f"split {real.split}", True), (real.second_rows, real.second, False)):
         order = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
-        seen = real_images(reader, order, [], f"real images of {words}", report, masks=first)
+        seen = real_images(reader, order, f"real images of {words}", report, masks=first)
         images = measure(evaluators, seen, inception=inception, diversity=first)
         if len(images) < 2:
             raise TrainingError(
@@ -119,26 +120,20 @@ def check_size(real: RealRows, size: int) -> None:
         return
 
 
-@dataclass(slots=True)
 class PairFinder:
     """The real image that a generated image belongs beside: the one it was edited from, or the one of its organ mask.
 
     `augmented` counts images whose mask was taken from a real image of the split and changed.
     """
 
-    reader: CaseReader
-    rows: Sequence[ImageRow]
-    pairs: int = 0
-    augmented: int = 0
-    _by_mask: dict[str, ImageRow | None] = field(default_factory=dict)
-    _by_image: dict[str, ImageRow] = field(default_factory=dict)
-    _last: tuple[tuple[ImageRow, str | None], ImagePair | None] | None = None
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            name = PurePosixPath(row.mask).name
-            self._by_mask[name] = None if name in self._by_mask else row
-            self._by_image[f"{row.shard}/{row.image}" if row.shard else row.image] = row
+    def __init__(self, reader: CaseReader, rows: Sequence[ImageRow]) -> None:
+        self.pairs = self.augmented = 0
+        self._reader = reader
+        names = [PurePosixPath(row.mask).name for row in rows]
+        times = Counter(names)
+        self._by_mask = {name: row for name, row in zip(names, rows, strict=True) if times[name] == 1}
+        self._by_image = {f"{row.shard}/{row.image}" if row.shard else row.image: row for row in rows}
+        self._read = lru_cache(maxsize=1)(self._read_pair)
 
     def ms_ssim(self, sample: Sample) -> float:
         """MS-SSIM of an image to its real image, NaN where it has none in the split."""
@@ -169,14 +164,9 @@ class PairFinder:
             return self._by_image.get(meta.source.id)
         return self._by_mask.get(meta.anatomy_id) if meta.anatomy_source == "masks" else None
 
-    def _read(self, row: ImageRow | None, sha256: str | None) -> ImagePair | None:
+    def _read_pair(self, row: ImageRow | None, sha256: str | None) -> ImagePair | None:
         """Read once for the images of a group, which follow one another; None where it cannot be, or is another."""
-        if row is None:
-            return None
-        if self._last is None or self._last[0] != (row, sha256):
-            pair = None
-            with suppress(AnatomyError, BadImage):
-                if sha256 is None or self.reader.sha256(row) == sha256:
-                    pair = self.reader.read(row)
-            self._last = (row, sha256), pair
-        return self._last[1]
+        with suppress(AnatomyError, BadImage):
+            if row is not None and (sha256 is None or self._reader.sha256(row) == sha256):
+                return self._reader.read(row)
+        return None

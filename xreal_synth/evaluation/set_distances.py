@@ -9,9 +9,8 @@ a group of its own this is the published definition. Shapes: N and M images, F f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +54,9 @@ def kernel_figure(a_NF: Features, b_MF: Features, groups: Bootstrap) -> Estimate
     member_NG = np.eye(int(group.max()) + 1)[group]
     pairs_GG = _sums(a, a, member_NG, member_NG)
     own_G = member_NG.T @ _kernel_of_each(a)
-    across_G = _sums(a, b, member_NG, np.ones((len(b), 1)))[:, 0]
-    count_G = member_NG.sum(axis=0)
-    within = (_sums(b, b, np.ones((len(b), 1)), np.ones((len(b), 1)))[0, 0] - _kernel_of_each(b).sum()) / (
-        len(b) * (len(b) - 1)
-    )
+    all_M1, count_G = np.ones((len(b), 1)), member_NG.sum(axis=0)
+    across_G = _sums(a, b, member_NG, all_M1)[:, 0]
+    within = (_sums(b, b, all_M1, all_M1)[0, 0] - _kernel_of_each(b).sum()) / (len(b) * (len(b) - 1))
 
     def distance(kept: npt.NDArray[np.bool_]) -> float:
         n = count_G[kept].sum()
@@ -99,58 +96,51 @@ def _sums(x_NF: Array, y_MF: Array, x_NG: Array, y_MH: Array) -> Array:
 NEIGHBOURS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Manifold:
-    """Contributions of each image; the figures are the means.
+def manifold(
+    made_NF: Features, real_MF: Features, made_groups: Sequence[str], real_groups: Sequence[str], k: int = NEIGHBOURS
+) -> dict[str, Array] | None:
+    """Each image's part in the four figures, which are the means; None where a set has k groups or fewer.
 
     `precision` [N]: 1 where a generated image lies in a real image's ball. `density` [N]: in how many it lies, over k.
     `recall` [M]: 1 where a real image lies in a generated image's ball. `coverage` [M]: 1 where a generated image lies
     in the real image's ball.
     """
-
-    precision: Array
-    density: Array
-    recall: Array
-    coverage: Array
-
-
-def manifold(
-    made_NF: Features, real_MF: Features, made_groups: Sequence[str], real_groups: Sequence[str], k: int = NEIGHBOURS
-) -> Manifold | None:
-    """Each image's part in the four figures; None where a set has k groups or fewer."""
     if min(len(set(made_groups)), len(set(real_groups))) <= k:
         return None
-    made, real = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (made_NF, real_MF))
-    reach_made, reach_real = _reach(made, made_groups, k), _reach(real, real_groups, k)
-    inside = torch.zeros(len(made), dtype=torch.float64)
-    covered = torch.zeros(len(real), dtype=torch.bool)
-    recalled = torch.zeros(len(real), dtype=torch.bool)
-    for start in range(0, len(made), _ROWS):
-        rows = slice(start, start + _ROWS)
-        apart = _apart(made[rows], real)
+    reach_made, reach_real = _reach(made_NF, made_groups, k), _reach(real_MF, real_groups, k)
+    inside = torch.zeros(len(made_NF), dtype=torch.float64)
+    covered, recalled = torch.zeros(2, len(real_MF), dtype=torch.bool)
+    for rows, apart in distances(made_NF, real_MF):
         within_real = apart < reach_real
         inside[rows] = within_real.sum(dim=1).double()
         covered |= within_real.any(dim=0)
         recalled |= (apart < reach_made[rows, None]).any(dim=0)
-    return Manifold(
-        precision=(inside > 0).double().numpy(),
-        density=(inside / k).numpy(),
-        recall=recalled.double().numpy(),
-        coverage=covered.double().numpy(),
-    )
+    return {
+        "precision": (inside > 0).double().numpy(),
+        "density": (inside / k).numpy(),
+        "recall": recalled.double().numpy(),
+        "coverage": covered.double().numpy(),
+    }
 
 
-def _reach(images: torch.Tensor, groups: Sequence[str], k: int) -> torch.Tensor:
+def _reach(images_NF: Features, groups: Sequence[str], k: int) -> torch.Tensor:
     """Distance of each image to its k-th nearest image of another group."""
-    number = torch.from_numpy(np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1])
-    found = torch.empty(len(images), dtype=torch.float64)
-    for start in range(0, len(images), _ROWS):
+    number = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    apart = distances(images_NF, images_NF, (number, number))
+    return torch.cat([some.kthvalue(k, dim=1).values for _, some in apart])
+
+
+def distances(
+    a_NF: Features, b_MF: Features, groups: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some of a's images at a time, and their distances to all of b's [n, M].
+
+    With the `groups` of a's [N] and b's images [M] they are infinite between images of one group.
+    """
+    a, b = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (a_NF, b_MF))
+    for start in range(0, len(a), _ROWS):
         rows = slice(start, start + _ROWS)
-        apart = _apart(images[rows], images)
-        apart[number[rows, None] == number] = torch.inf
-        found[rows] = apart.kthvalue(k, dim=1).values
-    return found
-
-
-def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")
+        if groups is not None:
+            apart[torch.from_numpy(groups[0][rows, None] == groups[1][None])] = torch.inf
+        yield rows, apart

@@ -10,9 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from xreal_synth.evaluation.cases import Case, CaseReader
-from xreal_synth.evaluation.generated_images import GeneratedFolder
 from xreal_synth.evaluation.privacy import Audit, CopyPair
-from xreal_synth.evaluation.request import PreparedRequest
+from xreal_synth.evaluation.request import GeneratedFolder, PreparedRequest
 from xreal_synth.types import GreyImage
 
 _GAP = 4
@@ -69,22 +68,16 @@ def draw_pairs(
 
 def _column(case: Case, reader: CaseReader, made: GeneratedFolder) -> Picture:
     pair = reader.read(case.row)
-    shown = np.zeros((*pair.image.shape, 3), np.uint8)
+    shown = Image.new("RGB", pair.image.shape[::-1])
     if case.findings:
-        shown = _boxed(made.labelled(case), case)
-    cells = (_rgb(pair.image), _COLOURS[pair.mask], _rgb(made.twin(case)), shown)
+        shown = Image.fromarray(_rgb(made.labelled(case)))
+        draw = ImageDraw.Draw(shown)
+        for box in (box for finding in case.findings for box in finding.boxes):
+            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_BOX)
+        draw.text((4, shown.height - 14), _asked(case), fill=_BOX)
+    cells = (_rgb(pair.image), _COLOURS[pair.mask], _rgb(made.twin(case)), np.asarray(shown))
     column = np.concatenate([np.pad(cell, ((0, _GAP), (0, _GAP), (0, 0))) for cell in cells])
     return np.pad(column, ((0, 3 * _GAP), (0, 0), (0, 0)))
-
-
-def _boxed(image: GreyImage, case: Case) -> Picture:
-    picture = Image.fromarray(_rgb(image))
-    draw = ImageDraw.Draw(picture)
-    for finding in case.findings:
-        for box in finding.boxes:
-            draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_BOX)
-    draw.text((4, image.shape[0] - 14), _asked(case), fill=_BOX)
-    return np.asarray(picture)
 
 
 def _block(cells: Sequence[Picture], columns: int) -> Picture:

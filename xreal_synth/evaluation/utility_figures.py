@@ -59,6 +59,10 @@ class UtilityRow:
     deviation: float
 
 
+_Draws = dict[tuple[float, Arm], dict[int, Array]]
+"""Of a measure, [L, 1 + D] by share and way to train, and by seed."""
+
+
 def measures_of(test: LabelledImages) -> tuple[Measure, ...]:
     """AUC of a classifier; where the test images have boxes, pointing game and average precision of a detector."""
     labels, boxes = test.labels, test.boxes
@@ -79,28 +83,20 @@ def rows_of(trained: Sequence[Trained], test: LabelledImages) -> list[UtilityRow
     whole = max((share for share, arm in groups if arm is Arm.real), default=0.0)
     found = []
     for measure in measures_of(test):
-        drawn: dict[tuple[float, Arm], dict[int, Array]] = {key: {} for key in groups}
+        drawn: _Draws = {key: {} for key in groups}
         for one in trained:  # each finding's measure on all test images and on every draw [L, 1 + D]
             statistics = [measure.statistic(one.outputs, at) for at in range(len(test.findings))]
             each = np.stack([bootstrap.draws(statistic) for statistic in statistics])
             drawn[one.cell.share, one.cell.arm][one.cell.seed] = each
-        for (share, arm), cells in groups.items():
-            alone = {} if arm is Arm.real else drawn.get((share, Arm.real), {})
-            real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
-            found.append(_row(measure, cells, drawn[share, arm], alone, real, test))
+        found += [_row(measure, cells, drawn, whole, test) for cells in groups.values()]
     return found
 
 
-def _row(
-    measure: Measure,
-    cells: Sequence[Trained],
-    own: dict[int, Array],
-    alone: dict[int, Array],
-    real: dict[int, Array],
-    test: LabelledImages,
-) -> UtilityRow:
-    """`own`, `alone` and `real` are draws [L, 1 + D] by seed: of the cells, of real images alone at the same share,
-    and of all real images; the last two are empty where they are not compared with."""
+def _row(measure: Measure, cells: Sequence[Trained], drawn: _Draws, whole: float, test: LabelledImages) -> UtilityRow:
+    """The cells beside real images alone at the same share, synthetic ones beside the `whole` of the real images."""
+    share, arm = cells[0].cell.share, cells[0].cell.arm
+    own, alone = drawn[share, arm], {} if arm is Arm.real else drawn.get((share, Arm.real), {})
+    real = drawn.get((whole, Arm.real), {}) if arm is Arm.synthetic else {}
     value = np.mean(list(own.values()), axis=0)
     pairs = [own[seed] - alone[seed] for seed in own if seed in alone]
     gain = np.mean(pairs, axis=0) if pairs else None
@@ -120,8 +116,8 @@ def _row(
 
     return UtilityRow(
         measure=measure.name,
-        arm=cells[0].cell.arm,
-        share=cells[0].cell.share,
+        arm=arm,
+        share=share,
         real_images=float(np.mean([one.real_images for one in cells])),
         synthetic_images=cells[0].synthetic_images,
         mean=figure(None, len(test)),

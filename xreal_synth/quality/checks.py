@@ -90,7 +90,7 @@ class CheckFile:
 
 @dataclass(frozen=True, slots=True)
 class CheckEntry:
-    """All that the project knows of a check: its row in `catalogue.CHECKS`.
+    """All that the project knows of a check: its row in `gate.CHECKS`.
 
     `rank` is its place among the checks, the cheap and plain ones first. `about` says what it does in the recipe's
     schema. It measures by `measure`, or by what `open` makes of its file. `needs` is what it cannot run without:

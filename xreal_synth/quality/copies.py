@@ -7,17 +7,17 @@ different patients come to one another; what is nearer than nearly all of those 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from xreal_synth.errors import BundleError
+from xreal_synth.errors import BundleError, faults
 from xreal_synth.opening import parse_json
 from xreal_synth.quality.checks import CheckEntry, CheckFile, JudgedImage, NetworkReadings, Score
 from xreal_synth.types import GreyImage
@@ -94,48 +94,39 @@ def write_index(index: CopyIndex) -> bytes:
     return save({"thumbs": index.thumbs}, reported)
 
 
+class _IndexHeader(BaseModel):
+    format: Literal[FORMAT]  # type: ignore[valid-type]
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    names: Annotated[tuple[str, ...], BeforeValidator(parse_json)]
+
+
 def index_threshold(path: Path) -> float:
     """The threshold in an index's header; raises BundleError if it is no index."""
-    return _threshold_of(_metadata(path), path)
+    return _header(path).threshold
 
 
 def read_index(path: Path) -> CopyIndex:
     """The whole index; raises BundleError if it is none."""
     from safetensors.numpy import load_file
 
-    reported = _metadata(path)
-    thumbs = load_file(path).get("thumbs")
-    try:
-        names = TypeAdapter(tuple[str, ...]).validate_python(parse_json(reported["names"]))
-    except (KeyError, ValueError) as error:
-        raise _no_index(path, "no names") from error
-    if not names or thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != (len(names), THUMB * THUMB):
+    header, thumbs = _header(path), load_file(path).get("thumbs")
+    wanted = (len(header.names), THUMB * THUMB)
+    if not header.names or thumbs is None or thumbs.dtype != np.uint8 or thumbs.shape != wanted:
         raise _no_index(path, "thumbnails that do not go with its names")
-    return CopyIndex(names, thumbs, _threshold_of(reported, path))
+    return CopyIndex(header.names, thumbs, header.threshold)
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _header(path: Path) -> _IndexHeader:
     from safetensors import SafetensorError, safe_open
 
     try:
         opened: Any = safe_open(path, framework="numpy")
         with opened as file:
-            reported: dict[str, str] = file.metadata() or {}
+            return _IndexHeader.model_validate(file.metadata() or {})
+    except ValidationError as error:
+        raise _no_index(path, faults(error)) from error
     except (OSError, SafetensorError) as error:
         raise _no_index(path, f"cannot be read: {error}") from error
-    if reported.get("format") != FORMAT:
-        raise _no_index(path, f"format {reported.get('format')!r}")
-    return reported
-
-
-def _threshold_of(reported: Mapping[str, str], path: Path) -> float:
-    try:
-        value = float(reported["threshold"])
-    except (KeyError, ValueError) as error:
-        raise _no_index(path, "no threshold") from error
-    if not 0 <= value < np.inf:
-        raise _no_index(path, f"a threshold of {value}")
-    return value
 
 
 def _no_index(path: Path, found: str) -> BundleError:

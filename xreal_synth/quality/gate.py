@@ -1,15 +1,37 @@
-"""The gate: images in, verdicts out. It draws nothing and keeps nothing, so a verdict depends on its image alone."""
+"""The gate: images in, verdicts out. It draws nothing and keeps nothing, so a verdict depends on its image alone.
+
+Its checks are found by their files: the modules of this room with a CHECK. No torch here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import exp
+from pkgutil import iter_modules
 from typing import Final, Protocol
 
-from xreal_synth.quality.catalogue import CHECKS
-from xreal_synth.quality.checks import JudgedImage, NetworkReadings
+import xreal_synth.quality as room
+from xreal_synth.quality.checks import CheckEntry, JudgedImage, NetworkReadings
 from xreal_synth.types import GreyImage, Mask, QualitySettings, Verdict
+
+
+def _entries() -> list[CheckEntry]:
+    names = [f"{room.__name__}.{found.name}" for found in iter_modules(room.__path__)]
+    modules = [import_module(name) for name in names if name != __name__]
+    entries: list[CheckEntry] = [module.CHECK for module in modules if hasattr(module, "CHECK")]
+    return sorted(entries, key=lambda entry: (entry.rank, entry.name))
+
+
+CHECKS: Final[dict[str, CheckEntry]] = {entry.name: entry for entry in _entries()}
+
+SCORES: Final[dict[str, tuple[bool, str]]] = {
+    f"{entry.name}.{name}": (score.least, score.words)
+    for entry in CHECKS.values()
+    for name, score in entry.scores.items()
+}
+"""By full name ("organs.heart"): whether its bound is the least that is let through, and its words."""
 
 DIGITS: Final = 4
 """Scores are rounded to so many digits behind the point before they are compared and kept."""
@@ -92,13 +114,11 @@ class Gate:
                 if score.broken(value, bound):
                     (refused if check.action == "reject" else flags).append(reported)
                     reasons[reported] = score.reason(value, bound)
+        below, logits = self._settings.negative_below, seen.logits if image.twin is None else seen.twin_logits
+        passed = None
+        if below is not None and logits is not None:
+            passed = frozenset(name for name, logit in logits.items() if 1 / (1 + exp(-logit)) < below)
         return Verdict(
             refused=tuple(refused), flags=tuple(flags), reasons=tuple(reasons[name] for name in (*refused, *flags)),
-            scores=tuple(scores.items()), passed=self._passed(seen.logits if image.twin is None else seen.twin_logits),
+            scores=tuple(scores.items()), passed=passed,
         )  # fmt: skip
-
-    def _passed(self, logits: Mapping[str, float] | None) -> frozenset[str] | None:
-        below = self._settings.negative_below
-        if below is None or logits is None:
-            return None
-        return frozenset(name for name, logit in logits.items() if 1 / (1 + exp(-logit)) < below)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from xreal_synth.quality.checks import CheckEntry, JudgedImage, NetworkReadings, Score
@@ -27,22 +26,17 @@ def measure(image: JudgedImage, seen: NetworkReadings) -> dict[str, float]:
 
 
 def measured(image: GreyImage) -> dict[str, float]:
-    """The four scores of an image uint8 [H, W]."""
+    """The four scores of an image uint8 [H, W]; blank are blocks whose pixels differ by one grey level at most."""
     low, high = np.percentile(image, [1, 99])
-    return {
-        "range": float(high - low),
-        "blank": blank_share(image),
-        "saturated": float(np.mean((image == 0) | (image == 255))),
-        "blur": blur(image),
-    }
-
-
-def blank_share(image: GreyImage) -> float:
-    """Share of the BLOCK x BLOCK blocks whose pixels differ by one grey level at most. The image is uint8 [H, W]."""
     height, width = (side - side % BLOCK for side in image.shape)
     blocks = image[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     spread = blocks.max(axis=(1, 3)).astype(int) - blocks.min(axis=(1, 3))
-    return float(np.mean(spread <= 1))
+    return {
+        "range": float(high - low),
+        "blank": float(np.mean(spread <= 1)),
+        "saturated": float(np.mean((image == 0) | (image == 255))),
+        "blur": blur(image),
+    }
 
 
 def blur(image: GreyImage) -> float:
@@ -51,16 +45,14 @@ def blur(image: GreyImage) -> float:
     After Crete et al., "The blur effect" (SPIE 6492, 2007): the share of the variation between neighbours that
     is still there after a box blur. An image of one grey level has 1. The image is uint8 [H, W].
     """
-    grey = image.astype(np.float32)
-    return max(_kept_variation(grey, axis) for axis in (0, 1))
-
-
-def _kept_variation(grey: npt.NDArray[np.float32], axis: int) -> float:
-    blurred = ndimage.uniform_filter1d(grey, BLUR_WIDTH, axis=axis, mode="nearest")
-    sharp = np.abs(np.diff(grey, axis=axis))
-    lost = np.maximum(0.0, sharp - np.abs(np.diff(blurred, axis=axis)))
-    total = float(sharp.sum(dtype=np.float64))
-    return 1.0 if total == 0 else 1.0 - float(lost.sum(dtype=np.float64)) / total
+    grey, kept = image.astype(np.float32), list[float]()
+    for axis in (0, 1):
+        blurred = ndimage.uniform_filter1d(grey, BLUR_WIDTH, axis=axis, mode="nearest")
+        sharp = np.abs(np.diff(grey, axis=axis))
+        lost = np.maximum(0.0, sharp - np.abs(np.diff(blurred, axis=axis)))
+        total = float(sharp.sum(dtype=np.float64))
+        kept.append(1.0 if total == 0 else 1.0 - float(lost.sum(dtype=np.float64)) / total)
+    return max(kept)
 
 
 CHECK: Final = CheckEntry(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import Field, create_model
 
 from xreal_synth.errors import Problem, RecipeError
-from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import CheckEntry
+from xreal_synth.quality.gate import CHECKS
 from xreal_synth.recipe.kinds import RecipePart, Sha256
 from xreal_synth.types import CheckAction, CheckSettings, QualityProfile, QualitySettings
 

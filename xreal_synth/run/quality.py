@@ -10,8 +10,8 @@ import numpy as np
 from xreal_synth.errors import BundleError, Problem, RecipeError
 from xreal_synth.models.bundle_file import bounded_config
 from xreal_synth.models.describe import BundleInfo
-from xreal_synth.quality.catalogue import CHECKS
 from xreal_synth.quality.checks import JudgedImage
+from xreal_synth.quality.gate import CHECKS
 from xreal_synth.recipe.quality import FILES, NEGATIVE_BELOW, KnownFile, check_file, resolve_quality
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.storage import sha256_file
