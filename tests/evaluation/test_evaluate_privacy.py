@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +185,18 @@ def test_mistakes_are_reported(
     assert evaluate("privacy", str(planted), "--train", str(images), "--evaluators", str(evaluators), *more) == 2
     assert words in capsys.readouterr().err
     assert not (planted / "privacy.json").exists()
+
+
+def test_validation_images_that_cannot_be_read_are_reported(
+    planted: Path, images: Path, evaluators: Path, tmp_path: Path, evaluate: Evaluate, capsys: Out
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(images, broken)
+    for image in broken.glob("image*.png"):
+        image.write_bytes(b"no image")
+    options = ["--train", str(images), "--real", str(broken), "--evaluators", str(evaluators)]
+    assert evaluate("privacy", str(planted), *options) == 2
+    assert "no usable validation image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

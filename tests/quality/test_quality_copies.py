@@ -87,3 +87,8 @@ def test_the_command_makes_an_index(image_folder: Callable[..., Path], tmp_path:
     assert reported.exit_code == 0, reported.output
     assert "3 images" in reported.output
     assert read_index(out).names == ("a.png", "b.png", "c.png")
+
+
+def test_an_index_has_the_same_bytes_whenever_it_is_written(index: Path) -> None:
+    read = read_index(index)
+    assert {write_index(read) for _ in range(20)} == {index.read_bytes()}

@@ -246,8 +246,8 @@ def audit_dataset(
 ) -> tuple[Audit, CaseReader, list[ImageRow]]:
     """The audit of a dataset's images, and the training images: what reads them, and their rows.
 
-    `train` and `real` are manifests and splits. Raises TrainingError without training images of two patients, or
-    where a patient is in both.
+    `train` and `real` are manifests and splits. Raises TrainingError without training images of two patients or a
+    validation image, or where a patient is in both.
     """
     sizes = set[int]()
 
@@ -268,6 +268,12 @@ def audit_dataset(
             found=f"usable training images of {len(set(training.groups))} patients",
             wanted="images of at least two: the threshold comes from images of different patients",
             hint="see the manifest, or name another --train-split",
+        )
+    if not len(validation.groups):
+        raise TrainingError(
+            found="no usable validation image: their rate is what chance reaches",
+            wanted="images of other patients that can be read",
+            hint="see the images of the split, or name another --split",
         )
     check_apart(
         training.groups.tolist(), validation.groups.tolist(), "training and in validation images",

@@ -87,11 +87,15 @@ def build_index(images: Iterable[tuple[str, str, GreyImage]]) -> CopyIndex:
 
 
 def write_index(index: CopyIndex) -> bytes:
-    """The index as a safetensors file's bytes."""
+    """The index as a safetensors file, the same bytes of the same index: the library writes keys in any order."""
     from safetensors.numpy import save
 
     reported = {"format": FORMAT, "threshold": repr(index.threshold), "names": json.dumps(index.names)}
-    return save({"thumbs": index.thumbs}, reported)
+    written = save({"thumbs": index.thumbs}, reported)
+    end = 8 + int.from_bytes(written[:8], "little")
+    header = json.dumps(parse_json(written[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + written[end:]
 
 
 class _IndexHeader(BaseModel):
