@@ -88,6 +88,7 @@ class GuidanceTask(TrainingTask):
     its prompts' tokens [L, D] and its schedule's cumulative alphas [T]. Raises TrainingError, BundleError."""
 
     def __init__(self, settings: GuidanceSettings, data: DataSettings) -> None:
+        super().__init__(settings)
         info = _guided_bundle(settings.bundle)
         _check_fits(info, data)
         self.info, self.findings, defaults = info, data.findings, info.defaults

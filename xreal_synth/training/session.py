@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from xreal_synth.opening import parse_json
 from xreal_synth.training.first_stage import reading
-from xreal_synth.training.images import ImageBatch, TrainingImages
+from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.settings import LoopSettings
 from xreal_synth.training.tasks.base import TrainingTask
 
@@ -160,19 +160,6 @@ class WorkerGroup:
         return found
 
 
-class LossModule(nn.Module):
-    """A task's loss as a module, which DistributedDataParallel can wrap."""
-
-    def __init__(self, task: TrainingTask) -> None:
-        super().__init__()
-        self.trained = task.module
-        self._loss = task.loss
-
-    def forward(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The task's losses by name, scalars; a module, so that processes can share its gradients."""
-        return self._loss(batch, generator)
-
-
 def learning_rate(settings: LoopSettings, step: int) -> float:
     """The rate of step `step` (0 is the first): warm-up, then constant, then to zero over the last `decay_share`.
 
@@ -243,9 +230,9 @@ class TrainingRun:
         )
         ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.learner = Learner(self.task.module, optimizer, ema)
-        self.loss = LossModule(self.task)
+        self.loss = self.task
         if self.world.size > 1:  # a parameter may stay without gradient in a step: a critic's before it is heard
-            self.loss = nn.parallel.DistributedDataParallel(self.loss, find_unused_parameters=True)
+            self.loss = nn.parallel.DistributedDataParallel(self.task, find_unused_parameters=True)
 
     def descend(self, step: int) -> tuple[float, float]:
         """A step of the optimiser along the gradients that are there, and of the average; their norm and the rate."""

@@ -70,7 +70,7 @@ class ControlNetTask(TrainingTask):
     def __init__(
         self, settings: ControlNetSettings, autoencoder: FirstStage, denoiser: TrainedDenoiser, data: DataSettings
     ) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.autoencoder = autoencoder
         self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
         self.unet.set_attn_processor(AttnProcessor())

@@ -132,7 +132,7 @@ class DenoiserTask(TrainingTask):
     """UNet and label tokens, trained together on the fixed encoder's latents."""
 
     def __init__(self, settings: DenoiserSettings, autoencoder: FirstStage, data: DataSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.autoencoder = autoencoder
         self.region_maps = data.region_maps
         self.schedule = paper_schedule(settings.prediction)
