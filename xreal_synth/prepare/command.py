@@ -12,14 +12,12 @@ from typing import Any, Final
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import audit
 from xreal_synth.prepare.choose import choose
-from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
+from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace, read_beside
 from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
-from xreal_synth.prepare.publish import REFUSED, manifest_rows, write_account, write_manifest, write_tars
+from xreal_synth.prepare.publish import REFUSED, audit, manifest_rows, write_account, write_manifest, write_tars
 from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
 from xreal_synth.prepare.segmenters import open_segmenter
-from xreal_synth.prepare.tables import read_beside
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
 from xreal_synth.uris import is_remote, local_folder, scrubbed
 

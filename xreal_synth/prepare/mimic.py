@@ -11,9 +11,8 @@ from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
 from xreal_synth.images.manifest import BadImage, RowFault, patient_of
-from xreal_synth.prepare.found import Blank, FoundImage, FoundImages, SourcePlace, key_of, view_of
+from xreal_synth.prepare.found import Blank, FoundImage, FoundImages, SourcePlace, first_name, key_of, view_of
 from xreal_synth.prepare.labels import Labels, chexpert_labels
-from xreal_synth.prepare.tables import first_name
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "

@@ -13,9 +13,8 @@ from xreal_synth.findings import NO_FINDING, TXRV18
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.opening import unzipped
 from xreal_synth.prepare.choose import Shares, split_of
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, first_name, key_of, view_of, years
 from xreal_synth.prepare.labels import named_labels
-from xreal_synth.prepare.tables import first_name
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
