@@ -53,20 +53,19 @@ class PrepareJournal:
         self.done: dict[str, Done] = {}
         self.damaged = 0
         self._folder, self._settings = folder, settings
-        path = folder / JOURNAL
-        if not path.exists():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise TrainingError(
-                    found=f"{folder} holds something else than prepared images",
-                    wanted="a new or empty folder, or one that prepare was stopped in",
-                    hint="give another --out",
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
-            self._write({"settings": settings})
-            return
-        whole, torn = _checked(path, settings)
-        lines = whole.split(b"\n") if whole else []
+        path, lines = folder / JOURNAL, list[bytes]()
+        if path.exists():
+            whole, torn = _checked(path, settings)
+            lines = whole.split(b"\n") if whole else []
+            if torn:
+                os.truncate(path, len(whole) + bool(whole))
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise TrainingError(
+                found=f"{folder} holds something else than prepared images",
+                wanted="a new or empty folder, or one that prepare was stopped in",
+                hint="give another --out",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
         for line in lines[1:]:
             try:
                 done = TypeAdapter(Done).validate_json(line)
@@ -74,10 +73,7 @@ class PrepareJournal:
                 self.damaged += 1
             else:
                 self.done[done.key] = done
-        self._file = path.open("r+" if torn else "a", encoding="utf-8")
-        if torn:
-            self._file.truncate(len(whole) + bool(whole))
-            self._file.seek(0, os.SEEK_END)
+        self._file = path.open("a", encoding="utf-8")
         if not lines:
             self._write({"settings": settings})
 

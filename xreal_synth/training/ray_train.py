@@ -27,7 +27,7 @@ from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.storage import is_remote, local_folder
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun, WorkerGroup
+from xreal_synth.training.session import OnStep, Pace, TrainingRun, WorkerGroup
 from xreal_synth.training.settings import TrainConfig
 
 RESTARTS = 3
@@ -187,7 +187,7 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
         if not run.world.first:
             return
         if asked and _ray.wait(asked, timeout=0)[0] and _ray.get(asked.pop()):
-            run.stop.asked = True
+            run.stop.set()
         if not asked:
             asked.append(mailbox.tell.remote(pace))
 
@@ -196,11 +196,11 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
 
 def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
     """Passes the pace on until the training has ended; a signal asks the workers to stop."""
-    stop, shown = Stop(), 0
+    stop, shown = threading.Event(), 0
     with stop_signals(stop):
         while fitting.is_alive():
             fitting.join(POLL_S)
-            pace: Pace | None = _ray.get(mailbox.pace.remote(stop.asked))
+            pace: Pace | None = _ray.get(mailbox.pace.remote(stop.is_set()))
             if pace is not None and pace.step > shown:
                 shown = pace.step
                 on_step(pace)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 import torch
@@ -193,19 +194,15 @@ class Pace:
     validated: bool
 
 
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGTERM, SIGINT or the driver of several processes; the loop then saves and returns."""
-
-    asked: bool = False
-
-
 OnStep = Callable[[Pace], None]
 
 
 @dataclass(slots=True)
 class TrainingRun:
-    """One network in training, in this process."""
+    """One network in training, in this process.
+
+    `stop` is set by SIGTERM, SIGINT or the driver of several processes; the loop then saves and returns.
+    """
 
     task: TrainingTask
     images: dict[str, TrainingImages]
@@ -215,7 +212,7 @@ class TrainingRun:
     out: Path
     device: torch.device
     world: WorkerGroup = field(default_factory=WorkerGroup)
-    stop: Stop = field(default_factory=Stop)
+    stop: Event = field(default_factory=Event)
     on_step: OnStep = lambda pace: None
     learner: Learner = field(init=False)
     loss: nn.Module = field(init=False)
