@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
+from xreal_synth.recipe.overrides import apply
 from xreal_synth.training.settings import CONFIGS, NetworkConfig, TrainConfig
 
 _typed: Any = NetworkConfig
@@ -35,8 +36,13 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
         ) from error
     if not isinstance(tree, dict):
         raise TrainingError(where=str(path), found=type(tree).__name__, wanted="a YAML mapping")
-    for override in overrides:
-        _apply(tree, override)
+    _, problems, _ = apply(tree, overrides)
+    if problems:
+        raise TrainingError(
+            found="; ".join(f"override {one.path.removeprefix('--set ')!r}: {one.found}" for one in problems),
+            wanted=problems[0].wanted,
+            hint=problems[0].hint or "write it like loop.steps=500",
+        )
     return parse_config(network, tree, str(path))
 
 
@@ -105,21 +111,3 @@ def config_tree(config: TrainConfig) -> dict[str, Any]:
     """The config as plain data, every default written out."""
     tree: dict[str, Any] = TypeAdapter(_typed[type(config.model)]).dump_python(config, mode="json")
     return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *parents, leaf = path.split(".")
-    node: Any = tree
-    for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-    if not equals or not leaf or not isinstance(node, dict):
-        raise TrainingError(
-            found=f"override {override!r}", wanted="key.path=value", hint="write it like loop.steps=500"
-        )
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(
-            found=f"override {override!r}: {error}", wanted="a YAML value", hint="write it like loop.steps=500"
-        ) from error

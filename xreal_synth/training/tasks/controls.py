@@ -6,8 +6,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
@@ -67,6 +65,8 @@ class ControllerTask(TrainingTask):
 class ControlNetTask(TrainingTask):
     """Trains the ControlNet alone, on the fixed encoder's latents of images and their organ masks."""
 
+    part = "controlnet"
+
     def __init__(
         self, settings: ControlNetSettings, autoencoder: FirstStage, denoiser: TrainedDenoiser, data: DataSettings
     ) -> None:
@@ -91,7 +91,7 @@ class ControlNetTask(TrainingTask):
         self.controlnet = build_controlnet(self.unet, settings.hint_channels)
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
-        self.module = self.controlnet
+        self.network = self.module = self.controlnet
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction.
@@ -119,10 +119,6 @@ class ControlNetTask(TrainingTask):
         free = self._sample(noise, None)
         steered = self._sample(noise, organ_hint(batch.label_map, self.hint_side))
         return image_grid([mask_of(batch.label_map), free, steered, batch.image])
-
-    def save(self, folder: Path) -> None:
-        """`controlnet/`."""
-        self.controlnet.save_pretrained(folder / "controlnet")
 
     def _predict(self, z: Tensor, t: Tensor, tokens: Tensor, hint: Tensor | None = None) -> Tensor:
         """The denoiser's raw output, with the ControlNet's residuals if there is a hint.
