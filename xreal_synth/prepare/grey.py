@@ -82,33 +82,24 @@ class Square:
 
     def image(self, image: GreyImage, size: int) -> GreyImage:
         """The image in this square, uint8 [size, size]; black beyond the image."""
-        return np.asarray(Image.fromarray(self._cut(image)).resize((size, size), Image.Resampling.LANCZOS))
+        return np.asarray(self._cut(image).resize((size, size), Image.Resampling.LANCZOS))
 
     def mask(self, mask: Mask, size: int) -> Mask:
         """A mask of the image's size in this square, uint8 [size, size]."""
-        return resize_mask(self._cut(mask), size)
+        return resize_mask(np.asarray(self._cut(mask)), size)
 
     def boxes(self, boxes: tuple[ImageBox, ...], width: int, height: int) -> tuple[ImageBox, ...]:
         """Boxes normalised to the image -> normalised to the square; what lies outside is cut off or left out."""
         found = []
         for boxed in boxes:
-            scale, shift = (width, height, width, height), (self.x, self.y, self.x, self.y)
-            x0, y0, x1, y1 = (
-                min(1.0, max(0.0, (value * by - less) / self.side))
-                for value, by, less in zip(boxed.box, scale, shift, strict=True)
-            )
+            pixels = np.array(boxed.box) * (width, height, width, height)
+            x0, y0, x1, y1 = ((pixels - (self.x, self.y, self.x, self.y)) / self.side).clip(0, 1).tolist()
             if x1 > x0 and y1 > y0:
                 found.append(ImageBox(boxed.name, (x0, y0, x1, y1)))
         return tuple(found)
 
-    def _cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = pixels.shape
-        inner = pixels[max(0, self.y) : self.y + self.side, max(0, self.x) : self.x + self.side]
-        if self.x >= 0 and self.y >= 0:
-            return np.ascontiguousarray(inner)
-        whole = np.zeros((self.side, self.side), np.uint8)
-        whole[-self.y if self.y < 0 else 0 :, -self.x if self.x < 0 else 0 :][:height, :width] = inner
-        return whole
+    def _cut(self, pixels: NDArray[np.uint8]) -> Image.Image:
+        return Image.fromarray(pixels).crop((self.x, self.y, self.x + self.side, self.y + self.side))
 
 
 @dataclass(frozen=True, slots=True)

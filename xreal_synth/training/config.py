@@ -48,8 +48,6 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
 
 def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConfig:
     """A config from a plain mapping; every fault is named with its path. Raises TrainingError."""
-    if network not in CONFIGS:
-        raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
     named, settings = tree.get("network"), _settings(network, tree, where)
     faults = [] if named == network else [(f"network: {named!r}, not {network!r}", "")]
     try:
@@ -94,17 +92,17 @@ def _fault(error: ErrorDetails, known: Mapping[str, tuple[str, ...]]) -> tuple[s
 
 def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
     """The class of the network's own settings: by `model.kind` where there are several."""
-    kinds, model = CONFIGS[network], tree.get("model")
+    kinds, model = _one_of(CONFIGS, network, "network", where), tree.get("model")
     first = next(iter(kinds))
     kind = model.get("kind", first) if first and isinstance(model, Mapping) else first
-    if kind not in kinds:
-        raise TrainingError(
-            where=where,
-            found=f"model.kind: {kind!r}",
-            wanted=f"one of {', '.join(kinds)}",
-            hint=near(str(kind), kinds) or "correct the key",
-        )
-    return kinds[kind]
+    return _one_of(kinds, kind, "model.kind:", where)
+
+
+def _one_of(options: Mapping[str, Any], name: Any, what: str, where: str) -> Any:
+    if str(name) not in options:
+        wanted, hint = f"one of {', '.join(options)}", near(str(name), options) or "correct the key"
+        raise TrainingError(where=where, found=f"{what} {name!r}", wanted=wanted, hint=hint)
+    return options[str(name)]
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:

@@ -63,9 +63,9 @@ class PromptChanges(nn.Module):
         return torch.cat([weights[:, :latents], weights[:, latents:] + PLACE_STEP * self.places], dim=1)
 
 
-def _guided_bundle(name: str) -> BundleInfo:
-    """The config's bundle. Raises TrainingError where its defaults have no guidance that a prompt can stand for,
-    BundleError for a bundle that cannot be read."""
+def _guided_bundle(name: str, data: DataSettings) -> BundleInfo:
+    """The config's bundle. Raises TrainingError where its defaults have no guidance that a prompt can stand for, or the
+    images are described in other terms than its own; BundleError for a bundle that cannot be read."""
     if not name:
         raise TrainingError(
             found="no model.bundle", wanted="the bundle whose guidance is distilled",
@@ -80,6 +80,16 @@ def _guided_bundle(name: str) -> BundleInfo:
             wanted="guidance of a whole prediction: another mode than joint, or a denoiser with region maps",
             hint="distil a bundle that is guided so",
         )
+    wanted = {
+        "data.image_size": (data.image_size, info.image_size),
+        "data.findings": ([one for one in data.findings if one in info.prompts], list(data.findings)),
+        "data.region_maps": (list(data.region_maps), list(info.region_maps)),
+    }
+    for key, (found, fits) in wanted.items():
+        if found != fits:
+            raise TrainingError(
+                found=f"{key} {found} for bundle {info.name}", wanted=f"{fits}", hint=f"--set '{key}={fits}'"
+            )
     return info
 
 
@@ -89,8 +99,7 @@ class GuidanceTask(TrainingTask):
 
     def __init__(self, settings: GuidanceSettings, data: DataSettings) -> None:
         super().__init__(settings)
-        info = _guided_bundle(settings.bundle)
-        _check_fits(info, data)
+        info = _guided_bundle(settings.bundle, data)
         self.info, self.findings, defaults = info, data.findings, info.defaults
         frozen: list[Any] = [load_network(info, part).requires_grad_(False).eval() for part in ("unet", "vae")]
         self.unet, self.vae = frozen
@@ -197,20 +206,6 @@ class GuidanceTask(TrainingTask):
         changed = {"conv_in.weight": self.module.new_weights(self.unet.conv_in.weight)}
         found = functional_call(self.unet, changed, (seen, t, self.module.new_tokens(tokens, named)))
         return plain, wanted, found.sample.float()
-
-
-def _check_fits(info: BundleInfo, data: DataSettings) -> None:
-    """Raises TrainingError where the images are described in other terms than the bundle's."""
-    wanted = {
-        "data.image_size": (data.image_size, info.image_size),
-        "data.findings": ([one for one in data.findings if one in info.prompts], list(data.findings)),
-        "data.region_maps": (list(data.region_maps), list(info.region_maps)),
-    }
-    for key, (found, fits) in wanted.items():
-        if found != fits:
-            raise TrainingError(
-                found=f"{key} {found} for bundle {info.name}", wanted=f"{fits}", hint=f"--set '{key}={fits}'"
-            )
 
 
 def take_distilled(base: BundleInfo, network: Path, folder: Path) -> None:
