@@ -122,7 +122,6 @@ class GuidanceTask(TrainingTask):
         plain, guided, distilled = self._predictions(noisy, steps.to(z.device), named, maps)
         return {"loss": (distilled - guided).pow(2).mean(), "undistilled": (plain - guided).pow(2).mean()}
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows of images as the denoiser sees them at the middle timestep: prompts as they were, guided,
         distilled."""

@@ -85,7 +85,6 @@ def check_split(settings: LoopSettings, workers: int) -> None:
 
 def _resume(run: TrainingRun) -> None:
     """Takes up what `run.out` holds; all processes must find the same there."""
-    run.out.mkdir(parents=True, exist_ok=True)
     found = load_state(run.out / "state", run.learner)
     if found is not None:
         run.progress, former = found

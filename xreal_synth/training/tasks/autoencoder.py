@@ -155,7 +155,6 @@ class AutoencoderTask(FirstStageTask):
         total, figures = self.judged(total, found, wanted, self.network.last_layer)
         return {"loss": total, **scalars, **figures}
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows: images, linear decoding, refined decoding, and of latents as a sampler leaves them
         (without a denoiser: ten times the refined error)."""
@@ -246,7 +245,6 @@ class KlAutoencoderTask(FirstStageTask):
         """What goes in [B, 1, H, W]."""
         return batch.image
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: images, images given back, and ten times the error."""
         found = self.given_back(batch.image)
@@ -276,7 +274,6 @@ class KlControllerTask(KlAutoencoderTask):
         masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
         return torch.where(masked.to(masks.device), masks, batch.image)
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: masks, rough images, and the real images of these masks."""
         masks = mask_of(batch.label_map)

@@ -56,7 +56,7 @@ class TrainingTask(nn.Module, ABC):
 
     @abstractmethod
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
-        """A picture [H, W] in [0, 1] that shows what the network can do on a few images."""
+        """A picture [H, W] in [0, 1] of what the network can do on a few images, asked for without gradients."""
 
     def save(self, folder: Path) -> None:
         """Write the network's parts in diffusers' folder layout under `folder`."""

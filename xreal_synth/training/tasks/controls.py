@@ -55,7 +55,6 @@ class ControllerTask(TrainingTask):
             "mae_grey_levels": pixel.detach() * 255,
         }
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: masks, rough images, and the real images of these masks."""
         mask = mask_of(batch.label_map)
@@ -112,7 +111,6 @@ class ControlNetTask(TrainingTask):
             name: (self._predict(noisy, steps, tokens, asked) - target).pow(2).mean() for name, asked in asks.items()
         }
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows: masks, images by the denoiser alone, images that follow the mask, and the real images."""
         noise = torch.randn((len(batch.image), *self.latent_shape), generator=generator).to(batch.image.device)

@@ -175,7 +175,6 @@ class DenoiserTask(TrainingTask):
         assert batch.regions is not None, "data.region_maps gives batches their regions"
         return functional.adaptive_avg_pool2d(batch.regions, (self.latent_shape[1], self.latent_shape[2]))
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows of images: no finding, and the first finding with guidance 1, 2 and 4, from the same noise.
 
