@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
@@ -169,10 +168,8 @@ class GuidanceTask(TrainingTask):
     def _asked(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
         """The findings that each image's prompt names [B, F], those with a place where the denoiser knows places, and
         their maps [B, R + 1, h, w]. Where no prompt names them all, the first is asked for."""
-        named, maps = batch.labels[:, : len(self.findings)], None
-        if self.info.region_maps:
-            assert batch.regions is not None, "data.region_maps gives batches their regions"
-            maps = functional.adaptive_avg_pool2d(batch.regions, self.info.latent_shape[1:])
+        named, maps = batch.labels[:, : len(self.findings)], batch.maps(*self.info.latent_shape[1:])
+        if maps is not None:
             placed = maps.flatten(2).amax(dim=2) > 0
             order = [self.info.region_maps.index(one) for one in self.findings]
             named = named & placed[:, order]

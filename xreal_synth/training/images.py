@@ -120,6 +120,10 @@ class ImageBatch:
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts}
         return ImageBatch(**moved)
 
+    def maps(self, h: int, w: int) -> Tensor | None:
+        """`regions` on a grid of latents [B, R + 1, h, w]: the share of each cell that lies in a region."""
+        return None if self.regions is None else functional.adaptive_avg_pool2d(self.regions, (h, w))
+
     @property
     def draws(self) -> BatchPart:
         """Draws random numbers on the CPU, B in all, of which an image's do not depend on how its batch is split."""

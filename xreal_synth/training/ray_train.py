@@ -124,9 +124,7 @@ def train_together(
 def _trainer(work: Callable[[], None], team: Team, out: Path) -> TorchTrainer:
     """Ray Train's part; its own notes go to a hidden folder in `out`, emptied first."""
     shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
-    resources = {"CPU": team.cpus_per_worker}
-    if team.gpus_per_worker:
-        resources["GPU"] = team.gpus_per_worker
+    resources = {"CPU": team.cpus_per_worker, "GPU": team.gpus_per_worker}
     return TorchTrainer(
         work,
         scaling_config=ScalingConfig(

@@ -13,7 +13,6 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from torch.nn import functional
 
 from xreal_synth.models.convert.published import XREAL_SIZES
 from xreal_synth.models.networks.conditioning import MAPS_KEY, NO_FINDING, LabelTokens, with_maps
@@ -152,7 +151,7 @@ class DenoiserTask(TrainingTask):
         if self.settings.token_drop:
             named = kept & (batch.draws.uniform(1, generator=generator) >= self.settings.token_drop)
         labels = batch.labels & named.to(device)
-        maps = self.maps_of(batch)
+        maps = batch.maps(*self.latent_shape[1:])
         shown = None if maps is None else maps * kept.to(device)[:, :, None, None]
         found = self.unet(with_maps(noisy, shown), steps, self.tokens(labels)).sample.float()
         square = (found - target).pow(2).mean(dim=1)
@@ -167,13 +166,6 @@ class DenoiserTask(TrainingTask):
             within = (square * inside).sum(dim=(1, 2)) / self.settings.region_weight
             losses["loss_in_regions"] = within.sum() / inside.sum().clamp_min(1)
         return losses
-
-    def maps_of(self, batch: ImageBatch) -> Tensor | None:
-        """Region maps [B, R + 1, h, w] on the latent grid: the share of each cell that lies in a region."""
-        if not self.region_maps:
-            return None
-        assert batch.regions is not None, "data.region_maps gives batches their regions"
-        return functional.adaptive_avg_pool2d(batch.regions, (self.latent_shape[1], self.latent_shape[2]))
 
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows of images: no finding, and the first finding with guidance 1, 2 and 4, from the same noise.
