@@ -14,7 +14,7 @@ from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
 from xreal_synth.prepare.choose import choose
 from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace, read_beside
-from xreal_synth.prepare.publish import REFUSED, audit, manifest_rows, write_account, write_manifest, write_tars
+from xreal_synth.prepare.publish import REFUSED, manifest_rows, write_account, write_manifest, write_tars
 from xreal_synth.prepare.run import JOURNAL, ImagePreparer, OnImages, PrepareJournal, PrepareTask, RefusedMask
 from xreal_synth.prepare.segmenters import open_segmenter
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
@@ -97,7 +97,7 @@ def prepare(
         **made_so, "masks": mask_source, "source": scrubbed(task.source), "splits": str(choice.splits),
         "min_age": choice.min_age, "limit": choice.limit, "min_score": task.min_score, "blank": task.blank,
     }  # fmt: skip
-    account = write_account(out, rows, found, settings, licence, audit(images, rows))
+    account = write_account(out, images, rows, found, settings, licence)
     return Report(rows, found, preparer.refused_masks, account)
 
 

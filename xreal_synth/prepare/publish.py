@@ -79,11 +79,11 @@ def write_manifest(out: LocalStore, rows: Sequence[dict[str, str]]) -> None:
 
 def write_account(
     out: LocalStore,
+    images: Sequence[PreparedImage],
     rows: Sequence[dict[str, str]],
     found: FoundImages,
     settings: dict[str, Any],
     licence: str,
-    audit: dict[str, Any],
 ) -> dict[str, Any]:
     """`prepared.json`: settings, tables and libraries, counts, the audit; returns what it holds."""
     account = {
@@ -98,7 +98,7 @@ def write_account(
         "images_by_split": dict(Counter(row["split"] for row in rows)),
         "labels": _label_counts(rows),
         "left_out": dict(found.left_out.most_common()),
-        "audit": audit,
+        "audit": audit(images, rows),
         "refused": dict(Counter(str(refusal.fault) for refusal in found.refused).most_common()),
     }
     out.replace(PREPARED, json.dumps(account, indent=1, ensure_ascii=False).encode())
