@@ -17,9 +17,8 @@ from PIL import Image
 
 from xreal_synth.errors import BundleError, TrainingError
 from xreal_synth.images.manifest import BadImage, ImageBox, RowFault
-from xreal_synth.prepare.dicom import decode_dicom, is_dicom
 from xreal_synth.prepare.found import FoundImage
-from xreal_synth.prepare.grey import Square, decode_picture
+from xreal_synth.prepare.grey import Square, decode_dicom, decode_picture, is_dicom
 from xreal_synth.prepare.images import Shape, read_image
 from xreal_synth.prepare.segmenters import PSPNET_FILE, drawn, open_segmenter, painted_targets, without_crumbs
 from xreal_synth.storage import Store, open_store

@@ -15,8 +15,7 @@ from xreal_synth.prepare.choose import Choice
 from xreal_synth.prepare.command import Report, prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
-from xreal_synth.prepare.journal import JOURNAL
-from xreal_synth.prepare.run import PrepareTask
+from xreal_synth.prepare.run import JOURNAL, PrepareTask
 
 COLUMNS = FolderColumns(
     table="list.csv", image="file", patient="pid", labels="report", mask="mask", rename={"pleural fluid": "Effusion"}

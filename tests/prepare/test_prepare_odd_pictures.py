@@ -16,8 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from xreal_synth.images.manifest import BadImage, RowFault
-from xreal_synth.prepare.dicom import Facts, decode_dicom, is_dicom
-from xreal_synth.prepare.grey import decode_picture
+from xreal_synth.prepare.grey import Facts, decode_dicom, decode_picture, is_dicom
 
 Pixels = Any
 SIDE = 64

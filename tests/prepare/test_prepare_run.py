@@ -19,8 +19,7 @@ from xreal_synth.prepare.choose import Choice, Shares
 from xreal_synth.prepare.command import Report, prepare
 from xreal_synth.prepare.found import FolderColumns
 from xreal_synth.prepare.images import Shape
-from xreal_synth.prepare.journal import JOURNAL
-from xreal_synth.prepare.run import PrepareTask
+from xreal_synth.prepare.run import JOURNAL, PrepareTask
 from xreal_synth.storage import LocalStore
 from xreal_synth.training.images import load_images
 from xreal_synth.training.settings import DataSettings

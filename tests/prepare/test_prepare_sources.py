@@ -1,4 +1,4 @@
-"""The public sets' own layouts: labels through torchxrayvision, -1 unknown, views, splits, boxes."""
+"""The public sets' own layouts: labels as torchxrayvision reads them, -1 unknown, views, splits, boxes."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import re
 from xreal_synth.anatomy.tables import Row
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
-from xreal_synth.images.manifest import RowFault
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
-from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
+from xreal_synth.images.manifest import BadImage, RowFault
+from xreal_synth.prepare.found import Blank, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
+from xreal_synth.prepare.labels import chexpert_labels
 
 LICENCE = (
     "CheXpert (Irvin et al., AAAI 2019): Stanford University School of Medicine CheXpert Dataset Research Use "
@@ -25,18 +25,20 @@ SPLITS = {"train": "train", "valid": "val", "test": "test"}
 NEEDED = ("Path", *CHEXPERT14)
 FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 """Columns that the test split's table lacks."""
+SPARED = ("Support Devices",)
+"""What an image without finding may show."""
 _PATH = re.compile(r"(?:[^/]+/)*?((train|valid|test)/((patient\d+)/study\d+/view\d+_(\w+)\.\w+))")
 
 
 def find_chexpert(place: SourcePlace) -> FoundImages:
-    """The images of train.csv and valid.csv (one may be missing); labels by torchxrayvision's CheX_Dataset."""
+    """The images of train.csv and valid.csv (one may be missing)."""
     found = FoundImages()
     root, tables = _tables(place)
     for name in tables:
         table = found.read(place, name, NEEDED)
-        rows = [row for row in (dict.fromkeys(FACTS, "") | row for row in table.rows) if _usable(row, found)]
-        for row, named in zip(rows, _labels(rows, table.columns, place), strict=True):
-            found.images.append(_image(row, named, root))
+        for row in table.rows:
+            with found.refusing(row["Path"] or "(no path)"):
+                found.images.append(_image(dict.fromkeys(FACTS, "") | row, root, place.blank))
     return found
 
 
@@ -55,42 +57,17 @@ def _tables(place: SourcePlace) -> tuple[str, list[str]]:
     return root, [f"{own}{name}" for name in TABLES.values() if store.exists(f"{own}{name}")]
 
 
-def _usable(row: Row, found: FoundImages) -> bool:
-    name = row["Path"]
-    if _PATH.fullmatch(name) is None:
-        found.refuse(
-            name or "(no path)", RowFault.INCOMPLETE, "Path is not train|valid|test/patientN/studyN/viewN_*.jpg"
-        )
-        return False
+def _image(row: Row, root: str, blank: Blank) -> FoundImage:
+    match = _PATH.fullmatch(row["Path"])
+    if match is None:
+        raise BadImage(RowFault.INCOMPLETE, "Path is not train|valid|test/patientN/studyN/viewN_*.jpg")
+    path, split, below, patient, side = match.groups()
     try:
         float(row["Age"] or 0)
-        known = has_known_labels(row)
-    except ValueError:
-        known = False
-    if not known:
+        labels = chexpert_labels(row, blank, SPARED)
+    except ValueError as error:
         reason = "a label that is not 1, 0, -1 or empty, or an age that is no number"
-        found.refuse(name, RowFault.BAD_VALUE, reason)
-    return known
-
-
-def _labels(rows: list[Row], columns: tuple[str, ...], place: SourcePlace) -> list[Labels]:
-    """All rows as train/..: CheX_Dataset finds the patient behind the word that its table's path holds."""
-    renamed = [{**row, "Path": f"CheXpert-v1.0-small/train/{_parts(row)[2]}"} for row in rows]
-    tables = {"csvpath": (tuple(dict.fromkeys((*columns, *FACTS))), renamed)}
-    found = dataset_labels("CheX_Dataset", tables, "Path", place.blank)
-    assert [path for path, _ in found] == [row["Path"] for row in renamed]
-    return [labels for _, labels in found]
-
-
-def _parts(row: Row) -> tuple[str, ...]:
-    """train/patient1/study1/view1_frontal.jpg, train, the path below it, patient1, frontal."""
-    match = _PATH.fullmatch(row["Path"])
-    assert match is not None
-    return match.groups()
-
-
-def _image(row: Row, named: Labels, root: str) -> FoundImage:
-    path, split, below, patient, side = _parts(row)
+        raise BadImage(RowFault.BAD_VALUE, reason) from error
     lateral = (row["Frontal/Lateral"] or side).casefold() != "frontal"
     base = root.rpartition("CheXpert-v1.0 ")[0] if BATCHES[0] in root else root
     in_batches = [f"{base}CheXpert-v1.0 {batch}/{part}" for batch in BATCHES for part in (path, below)]
@@ -99,5 +76,5 @@ def _image(row: Row, named: Labels, root: str) -> FoundImage:
     age = "" if (given := years(row["Age"])) == "0" else given
     sex = {"male": "M", "female": "F"}.get(row["Sex"].casefold(), "")
     return FoundImage(
-        key_of(path), files, patient, *named, view=view, frontal=not lateral, age=age, sex=sex, split=SPLITS[split]
+        key_of(path), files, patient, *labels, view=view, frontal=not lateral, age=age, sex=sex, split=SPLITS[split]
     )

@@ -12,14 +12,11 @@ from typing import Any, Final
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import fault_counts, near_patients
 from xreal_synth.prepare import chexpert, mimic, nih, own_folder
-from xreal_synth.prepare.audit import audit
 from xreal_synth.prepare.choose import choose
-from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace
-from xreal_synth.prepare.journal import JOURNAL, PrepareJournal
+from xreal_synth.prepare.found import FoundImages, Kind, SourcePlace, read_beside
 from xreal_synth.prepare.publish import REFUSED, manifest_rows, write_account, write_manifest, write_tars
-from xreal_synth.prepare.run import OnImages, PrepareTask, RefusedMask, generate_images
+from xreal_synth.prepare.run import JOURNAL, ImagePreparer, OnImages, PrepareJournal, PrepareTask, RefusedMask
 from xreal_synth.prepare.segmenters import open_segmenter
-from xreal_synth.prepare.tables import read_beside
 from xreal_synth.storage import LocalStore, Store, open_store, private_files
 from xreal_synth.uris import is_remote, local_folder, scrubbed
 
@@ -80,7 +77,8 @@ def prepare(
     journal = PrepareJournal(task.out, made_so)
     on_start(len(chosen))
     with closing(journal):
-        images, refused_masks = generate_images(task, place.images, out, chosen, found, segmenter, journal, on_images)
+        preparer = ImagePreparer(task, place.images, out, found, segmenter, journal)
+        images = preparer.prepare(chosen, on_images)
     found.notes += _notes(place, found, journal)
     refused = [asdict(refusal) for refusal in found.refused]
     out.replace(REFUSED, json.dumps(refused, indent=1, ensure_ascii=False).encode())
@@ -99,8 +97,8 @@ def prepare(
         **made_so, "masks": mask_source, "source": scrubbed(task.source), "splits": str(choice.splits),
         "min_age": choice.min_age, "limit": choice.limit, "min_score": task.min_score, "blank": task.blank,
     }  # fmt: skip
-    account = write_account(out, rows, found, settings, licence, audit(images, rows))
-    return Report(rows, found, refused_masks, account)
+    account = write_account(out, images, rows, found, settings, licence)
+    return Report(rows, found, preparer.refused_masks, account)
 
 
 def _source(uri: str) -> Store:

@@ -13,9 +13,8 @@ from xreal_synth.errors import AnatomyError, StorageError
 from xreal_synth.images.files import check_contrast, mask_fault
 from xreal_synth.images.manifest import BadImage, RowFault
 from xreal_synth.opening import MAX_IMAGE
-from xreal_synth.prepare.dicom import Facts, decode_dicom, is_dicom
 from xreal_synth.prepare.found import FoundImage
-from xreal_synth.prepare.grey import Fit, Square, decode_picture
+from xreal_synth.prepare.grey import Facts, Fit, Square, decode_dicom, decode_picture, is_dicom
 from xreal_synth.prepare.segmenters import Masker
 from xreal_synth.storage import Store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask

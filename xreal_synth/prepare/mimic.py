@@ -10,10 +10,9 @@ from dataclasses import replace
 from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import CHEXPERT14
-from xreal_synth.images.manifest import RowFault, patient_of
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of
-from xreal_synth.prepare.labels import Labels, dataset_labels, has_known_labels
-from xreal_synth.prepare.tables import first_name
+from xreal_synth.images.manifest import BadImage, RowFault, patient_of
+from xreal_synth.prepare.found import Blank, FoundImage, FoundImages, SourcePlace, first_name, key_of, view_of
+from xreal_synth.prepare.labels import Labels, chexpert_labels
 
 LICENCE = (
     "MIMIC-CXR (Johnson et al., Scientific Data 2019): PhysioNet Credentialed Health Data License; the images and "
@@ -25,29 +24,34 @@ ROOTS = ("", "mimic-cxr-jpg/2.0.0/", "mimic-cxr-jpg/2.1.0/", "files/mimic-cxr-jp
 IMAGE_ROOTS = (*ROOTS, "mimic-cxr/2.0.0/", "mimic-cxr/2.1.0/", "files/mimic-cxr/2.0.0/", "files/mimic-cxr/2.1.0/")
 ENDINGS = (".jpg", ".dcm", ".png")
 FIRST_IMAGES = 20
-METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
+METADATA = ("dicom_id", "subject_id", "study_id", "ViewPosition")
 LABELS = ("subject_id", "study_id", *CHEXPERT14)
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
 def find_mimic(place: SourcePlace) -> FoundImages:
-    """The images of the metadata table; labels by torchxrayvision's MIMIC_Dataset, one row a study."""
+    """The images of the metadata table with the labels of their studies, in the order of the label table."""
     found = FoundImages()
     labels, metadata = (
         _table(place, part, columns, found) for part, columns in (("chexpert", LABELS), ("metadata", METADATA))
     )
-    studies = {_study(row) for row in labels.rows if _labelled(row, found)}
+    studies: list[tuple[tuple[str, str], Labels]] = []
+    for row in labels.rows:
+        with found.refusing(f"study {row['study_id']}"):
+            studies.append((_study(row), _labels(row, place.blank)))
+    of_study: dict[tuple[str, str], list[Row]] = {study: [] for study, _ in studies}
     images: list[Row] = []
     for row in metadata.rows:
-        if not row["dicom_id"].strip() or not row["subject_id"].isdigit() or not row["study_id"].isdigit():
+        if not row["dicom_id"].strip() or not _numbered(row):
             found.refuse(row["dicom_id"] or "(no dicom_id)", RowFault.INCOMPLETE, "no dicom_id, subject_id or study_id")
-        elif _study(row) not in studies:
+        elif _study(row) not in of_study:
             found.refuse(_path(row), RowFault.NO_LABELS, f"study {row['study_id']} is not in the label table")
         else:
             images.append(row)
+            of_study[_study(row)].append(row)
     splits, places = _splits(place, found), _places(place, images)
-    for row, named in _labels(labels, metadata, images, place):
-        found.images.append(_image(row, named, splits, places))
+    for study, named in studies:
+        found.images += [_image(row, named, splits, places) for row in of_study[study]]
     return found
 
 
@@ -67,21 +71,18 @@ def _path(row: Row) -> str:
     return f"files/p{subject[:2]}/p{subject}/s{study}/{row['dicom_id']}"
 
 
-def _labelled(row: Row, found: FoundImages) -> bool:
-    known = has_known_labels(row) and row["subject_id"].isdigit() and row["study_id"].isdigit()
-    if not known:
-        reason = "a label that is not 1, 0, -1 or empty, or an id that is no number"
-        found.refuse(f"study {row['study_id']}", RowFault.BAD_VALUE, reason)
-    return known
+def _numbered(row: Row) -> bool:
+    return row["subject_id"].isdigit() and row["study_id"].isdigit()
 
 
-def _labels(labels: Table, metadata: Table, images: list[Row], place: SourcePlace) -> list[tuple[Row, Labels]]:
-    """Images with their study's labels, in the dataset's order: by study as in the label table."""
-    shown = {_study(row) for row in images}
-    wanted = [row for row in labels.rows if _study(row) in shown]
-    tables = {"csvpath": (labels.columns, wanted), "metacsvpath": (metadata.columns, images)}
-    by_id = {row["dicom_id"]: row for row in images}
-    return [(by_id[name], own) for name, own in dataset_labels("MIMIC_Dataset", tables, "dicom_id", place.blank)]
+def _labels(row: Row, blank: Blank) -> Labels:
+    reason = "a label that is not 1, 0, -1 or empty, or an id that is no number"
+    if not _numbered(row):
+        raise BadImage(RowFault.BAD_VALUE, reason)
+    try:
+        return chexpert_labels(row, blank)
+    except ValueError as error:
+        raise BadImage(RowFault.BAD_VALUE, reason) from error
 
 
 def _splits(place: SourcePlace, found: FoundImages) -> dict[str, str]:

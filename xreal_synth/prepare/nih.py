@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xreal_synth.anatomy.tables import Row
-from xreal_synth.findings import NO_FINDING
+from xreal_synth.findings import NO_FINDING, TXRV18
 from xreal_synth.images.manifest import BadImage, RowFault, joined_labels, patient_of
 from xreal_synth.opening import unzipped
 from xreal_synth.prepare.choose import Shares, split_of
-from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, key_of, view_of, years
-from xreal_synth.prepare.labels import Labels, dataset_labels
-from xreal_synth.prepare.tables import first_name
+from xreal_synth.prepare.found import FoundImage, FoundImages, SourcePlace, first_name, key_of, view_of, years
+from xreal_synth.prepare.labels import named_labels
 from xreal_synth.storage import Store, sha256_bytes
 
 LICENCE = (
@@ -28,24 +27,22 @@ _PARTS = [f"images_{number:03d}" for number in range(1, 13)]
 FOLDERS = ("images", *(f"{part}/images" for part in _PARTS), *_PARTS, "images/images", "")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NEEDED = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
+FINDINGS = sorted(TXRV18[:14])
+"""Those that NIH's tables know."""
 SEX = ("Patient Gender", "Patient Sex")
 TRAIN_AND_VAL = Shares(0.875, 0.125)
 
 
 def find_nih(place: SourcePlace) -> FoundImages:
-    """The images of the entry table; labels by torchxrayvision's NIH_Dataset."""
+    """The images of the entry table; a finding that it does not name is negative."""
     found = FoundImages()
     entries = first_name(place.tables, ENTRIES, "NIH's entry table")
     table = found.read(place, entries, NEEDED)
     rows = _usable(table.rows, entries, found)
-    healthy = [row["Finding Labels"] == NO_FINDING for row in rows]
-    tables = {"csvpath": (table.columns, rows)}
-    labels = dataset_labels("NIH_Dataset", tables, "Image Index", place.blank, healthy)
     files, test = _files(place.images), _test_patients(place.tables, rows)
-    for row, (name, named) in zip(rows, labels, strict=True):
-        assert name == row["Image Index"]
-        with found.refusing(name):
-            found.images.append(_image(row, named, files, test))
+    for row in rows:
+        with found.refusing(row["Image Index"]):
+            found.images.append(_image(row, files, test))
     named_images = {row["Image Index"] for row in table.rows}
     if strangers := sum(name not in named_images for name in files):
         found.left_out["image without a row in the entry table"] = strangers
@@ -55,7 +52,7 @@ def find_nih(place: SourcePlace) -> FoundImages:
 
 
 def _usable(rows: Sequence[Row], table: str, found: FoundImages) -> list[Row]:
-    """Rows with an image and labels that are known; torchxrayvision would take any other for negative."""
+    """Rows with an image and labels that are known."""
     usable: list[Row] = []
     for row in rows:
         name = row["Image Index"]
@@ -99,13 +96,15 @@ def _test_patients(tables: Store, rows: list[Row]) -> set[str] | None:
     return {row["Patient ID"] for row in rows if row["Image Index"] in named}
 
 
-def _image(row: Row, named: Labels, files: dict[str, str], test: set[str] | None) -> FoundImage:
+def _image(row: Row, files: dict[str, str], test: set[str] | None) -> FoundImage:
     name, patient = row["Image Index"], row["Patient ID"]
     if name not in files:
         raise BadImage(RowFault.MISSING, f"not in {FOLDERS[0]}/, nor in {FOLDERS[1]}/ to {FOLDERS[12]}/")
+    given = row["Finding Labels"].split("|")
+    labels = named_labels({finding: float(finding in given) for finding in FINDINGS}, given == [NO_FINDING])
     split = ""
     if test is not None:
         split = "test" if patient in test else split_of(patient, TRAIN_AND_VAL)
     view, age = view_of(row["View Position"]), row["Patient Age"]
     sex = next((row[column] for column in SEX if column in row), "")
-    return FoundImage(key_of(name), (files[name],), patient, *named, view=view, age=age, sex=sex, split=split)
+    return FoundImage(key_of(name), (files[name],), patient, *labels, view=view, age=age, sex=sex, split=split)

@@ -22,7 +22,7 @@ from xreal_synth.images.manifest import (
     share_boxes,
 )
 from xreal_synth.prepare.found import SUFFIXES, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
-from xreal_synth.prepare.labels import Labels, named_labels
+from xreal_synth.prepare.labels import HEALTHY, Labels, named_labels
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
@@ -93,16 +93,16 @@ class _FolderReader:
             raise BadImage(RowFault.INCOMPLETE, f"nothing in column {self.columns.labels}")
         if NO_FINDING in positive and "" in given:
             raise BadImage(RowFault.CONTRADICTION, f"{NO_FINDING} beside a label that is left out")
-        values = [math.nan if name in unknown else float(name in positive) for name in self._used]
+        values = {name: math.nan if name in unknown else float(name in positive) for name in self._used}
         healthy = False if "" in given else None if NO_FINDING in unknown else NO_FINDING in positive or None
-        return named_labels(self._used, values, healthy)
+        return named_labels(values, healthy)
 
     def _from_columns(self, rows: Sequence[Row]) -> Labels:
         values = {name: self._merged(column, rows) for column, name in self._findings.items()}
-        healthy = {1.0: True, 0.0: False}.get(values.pop(NO_FINDING, math.nan))
+        healthy = HEALTHY.get(values.pop(NO_FINDING, math.nan))
         positive = [name for name, value in values.items() if value == 1]
         check_labels([*positive, *([NO_FINDING] if healthy else [])], ())
-        return named_labels(list(values), list(values.values()), healthy)
+        return named_labels(values, healthy)
 
     def _merged(self, column: str, rows: Sequence[Row]) -> float:
         """What the rows of an image say in a column: 1, 0, or NaN for -1; rows without a word say what others do."""

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
+from xreal_synth.recipe.overrides import apply
 from xreal_synth.training.settings import CONFIGS, NetworkConfig, TrainConfig
 
 _typed: Any = NetworkConfig
@@ -35,15 +36,18 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
         ) from error
     if not isinstance(tree, dict):
         raise TrainingError(where=str(path), found=type(tree).__name__, wanted="a YAML mapping")
-    for override in overrides:
-        _apply(tree, override)
+    _, problems, _ = apply(tree, overrides)
+    if problems:
+        raise TrainingError(
+            found="; ".join(f"override {one.path.removeprefix('--set ')!r}: {one.found}" for one in problems),
+            wanted=problems[0].wanted,
+            hint=problems[0].hint or "write it like loop.steps=500",
+        )
     return parse_config(network, tree, str(path))
 
 
 def parse_config(network: str, tree: Mapping[str, Any], where: str) -> TrainConfig:
     """A config from a plain mapping; every fault is named with its path. Raises TrainingError."""
-    if network not in CONFIGS:
-        raise TrainingError(found=f"network {network!r}", wanted=f"one of {', '.join(CONFIGS)}")
     named, settings = tree.get("network"), _settings(network, tree, where)
     faults = [] if named == network else [(f"network: {named!r}, not {network!r}", "")]
     try:
@@ -88,38 +92,20 @@ def _fault(error: ErrorDetails, known: Mapping[str, tuple[str, ...]]) -> tuple[s
 
 def _settings(network: str, tree: Mapping[str, Any], where: str) -> Any:
     """The class of the network's own settings: by `model.kind` where there are several."""
-    kinds, model = CONFIGS[network], tree.get("model")
+    kinds, model = _one_of(CONFIGS, network, "network", where), tree.get("model")
     first = next(iter(kinds))
     kind = model.get("kind", first) if first and isinstance(model, Mapping) else first
-    if kind not in kinds:
-        raise TrainingError(
-            where=where,
-            found=f"model.kind: {kind!r}",
-            wanted=f"one of {', '.join(kinds)}",
-            hint=near(str(kind), kinds) or "correct the key",
-        )
-    return kinds[kind]
+    return _one_of(kinds, kind, "model.kind:", where)
+
+
+def _one_of(options: Mapping[str, Any], name: Any, what: str, where: str) -> Any:
+    if str(name) not in options:
+        wanted, hint = f"one of {', '.join(options)}", near(str(name), options) or "correct the key"
+        raise TrainingError(where=where, found=f"{what} {name!r}", wanted=wanted, hint=hint)
+    return options[str(name)]
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:
     """The config as plain data, every default written out."""
     tree: dict[str, Any] = TypeAdapter(_typed[type(config.model)]).dump_python(config, mode="json")
     return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *parents, leaf = path.split(".")
-    node: Any = tree
-    for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-    if not equals or not leaf or not isinstance(node, dict):
-        raise TrainingError(
-            found=f"override {override!r}", wanted="key.path=value", hint="write it like loop.steps=500"
-        )
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(
-            found=f"override {override!r}: {error}", wanted="a YAML value", hint="write it like loop.steps=500"
-        ) from error

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.models.bundle_file import EMBEDDINGS, NULL_KEY
@@ -63,9 +62,9 @@ class PromptChanges(nn.Module):
         return torch.cat([weights[:, :latents], weights[:, latents:] + PLACE_STEP * self.places], dim=1)
 
 
-def _guided_bundle(name: str) -> BundleInfo:
-    """The config's bundle. Raises TrainingError where its defaults have no guidance that a prompt can stand for,
-    BundleError for a bundle that cannot be read."""
+def _guided_bundle(name: str, data: DataSettings) -> BundleInfo:
+    """The config's bundle. Raises TrainingError where its defaults have no guidance that a prompt can stand for, or the
+    images are described in other terms than its own; BundleError for a bundle that cannot be read."""
     if not name:
         raise TrainingError(
             found="no model.bundle", wanted="the bundle whose guidance is distilled",
@@ -80,6 +79,16 @@ def _guided_bundle(name: str) -> BundleInfo:
             wanted="guidance of a whole prediction: another mode than joint, or a denoiser with region maps",
             hint="distil a bundle that is guided so",
         )
+    wanted = {
+        "data.image_size": (data.image_size, info.image_size),
+        "data.findings": ([one for one in data.findings if one in info.prompts], list(data.findings)),
+        "data.region_maps": (list(data.region_maps), list(info.region_maps)),
+    }
+    for key, (found, fits) in wanted.items():
+        if found != fits:
+            raise TrainingError(
+                found=f"{key} {found} for bundle {info.name}", wanted=f"{fits}", hint=f"--set '{key}={fits}'"
+            )
     return info
 
 
@@ -88,8 +97,8 @@ class GuidanceTask(TrainingTask):
     its prompts' tokens [L, D] and its schedule's cumulative alphas [T]. Raises TrainingError, BundleError."""
 
     def __init__(self, settings: GuidanceSettings, data: DataSettings) -> None:
-        info = _guided_bundle(settings.bundle)
-        _check_fits(info, data)
+        super().__init__(settings)
+        info = _guided_bundle(settings.bundle, data)
         self.info, self.findings, defaults = info, data.findings, info.defaults
         frozen: list[Any] = [load_network(info, part).requires_grad_(False).eval() for part in ("unet", "vae")]
         self.unet, self.vae = frozen
@@ -112,7 +121,6 @@ class GuidanceTask(TrainingTask):
         plain, guided, distilled = self._predictions(noisy, steps.to(z.device), named, maps)
         return {"loss": (distilled - guided).pow(2).mean(), "undistilled": (plain - guided).pow(2).mean()}
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows of images as the denoiser sees them at the middle timestep: prompts as they were, guided,
         distilled."""
@@ -160,10 +168,8 @@ class GuidanceTask(TrainingTask):
     def _asked(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
         """The findings that each image's prompt names [B, F], those with a place where the denoiser knows places, and
         their maps [B, R + 1, h, w]. Where no prompt names them all, the first is asked for."""
-        named, maps = batch.labels[:, : len(self.findings)], None
-        if self.info.region_maps:
-            assert batch.regions is not None, "data.region_maps gives batches their regions"
-            maps = functional.adaptive_avg_pool2d(batch.regions, self.info.latent_shape[1:])
+        named, maps = batch.labels[:, : len(self.findings)], batch.maps(*self.info.latent_shape[1:])
+        if maps is not None:
             placed = maps.flatten(2).amax(dim=2) > 0
             order = [self.info.region_maps.index(one) for one in self.findings]
             named = named & placed[:, order]
@@ -196,20 +202,6 @@ class GuidanceTask(TrainingTask):
         changed = {"conv_in.weight": self.module.new_weights(self.unet.conv_in.weight)}
         found = functional_call(self.unet, changed, (seen, t, self.module.new_tokens(tokens, named)))
         return plain, wanted, found.sample.float()
-
-
-def _check_fits(info: BundleInfo, data: DataSettings) -> None:
-    """Raises TrainingError where the images are described in other terms than the bundle's."""
-    wanted = {
-        "data.image_size": (data.image_size, info.image_size),
-        "data.findings": ([one for one in data.findings if one in info.prompts], list(data.findings)),
-        "data.region_maps": (list(data.region_maps), list(info.region_maps)),
-    }
-    for key, (found, fits) in wanted.items():
-        if found != fits:
-            raise TrainingError(
-                found=f"{key} {found} for bundle {info.name}", wanted=f"{fits}", hint=f"--set '{key}={fits}'"
-            )
 
 
 def take_distilled(base: BundleInfo, network: Path, folder: Path) -> None:

@@ -81,8 +81,8 @@ def sizes(task: TrainingTask) -> dict[str, tuple[int, int]]:
     """Parameters (trained, held fixed) of the networks that a task holds, each counted once."""
     seen: set[int] = set()
     found = {}
-    for name, network in task.networks().items():
-        own = [p for p in network.parameters() if id(p) not in seen]
+    for name, network in task.named_children():
+        own = [p for p in network.parameters() if name != "module" and id(p) not in seen]
         seen.update(map(id, own))
         trained = sum(p.numel() for p in own if p.requires_grad)
         if own:
@@ -93,10 +93,8 @@ def sizes(task: TrainingTask) -> dict[str, tuple[int, int]]:
 def count(task: TrainingTask, batch: ImageBatch, precision: str) -> tuple[float, int]:
     """(FLOPs, bytes kept for the backward pass beside the weights) of a part of a batch, forward and backward."""
     task.module.train()
-    networks = task.networks().values()
-    weights = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     reference: Any = StorageWeakRef
-    own = {reference(tensor.untyped_storage()) for tensor in weights}
+    own = {reference(tensor.untyped_storage()) for tensor in (*task.parameters(), *task.buffers())}
     kept: dict[Any, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -85,10 +85,10 @@ def load_part(folder: Path, kinds: Mapping[str, Any]) -> Any:
 
     Raises TrainingError.
     """
-    wanted, name = f"a trained {' or '.join(kinds)}", str(part_config(folder, RUN).get("_class_name"))
-    if name not in kinds:
-        raise TrainingError(found=f"{folder / 'config.json'}: a {name}", wanted=wanted, hint=RUN)
-    with reading(str(folder), wanted, RUN):
+    name = str(part_config(folder, RUN).get("_class_name"))
+    with reading(str(folder), f"a trained {' or '.join(kinds)}", RUN):
+        if name not in kinds:
+            raise ValueError(f"its config.json names a {name}")
         return kinds[name].from_pretrained(folder, low_cpu_mem_usage=False)
 
 

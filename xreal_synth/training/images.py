@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -120,6 +120,10 @@ class ImageBatch:
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts}
         return ImageBatch(**moved)
 
+    def maps(self, h: int, w: int) -> Tensor | None:
+        """`regions` on a grid of latents [B, R + 1, h, w]: the share of each cell that lies in a region."""
+        return None if self.regions is None else functional.adaptive_avg_pool2d(self.regions, (h, w))
+
     @property
     def draws(self) -> BatchPart:
         """Draws random numbers on the CPU, B in all, of which an image's do not depend on how its batch is split."""
@@ -191,7 +195,8 @@ def load_images(data: str | Path, settings: DataSettings, report: Path | None = 
     if settings.healthy_only:
         taken = [row for row in taken if not row.unknown and {*row.labels} <= {NO_FINDING}]
     rows = {split: [row for row in taken if row.split == split][: settings.limit] for split in SPLITS}
-    refused, stacks = list(manifest.refused), {split: _Stack() for split in SPLITS}
+    refused, used = list(manifest.refused), {split: list[ImageRow]() for split in SPLITS}
+    pixels = dict[str, NDArray[np.uint8]]()
     files, side = ImageFiles(store), 0
     for row, pair in in_order(partial(_read_pair, files), chain(*rows.values()), readers(store, decoding=True)):
         try:
@@ -199,22 +204,39 @@ def load_images(data: str | Path, settings: DataSettings, report: Path | None = 
                 raise pair
             side = side or len(pair.image)
             _check_size(pair, side, settings.image_size)
-            stacks[row.split].add(row, pair, len(rows[row.split]))
         except BadImage as bad:
             refused.append(bad.refusal(row.image))
+            continue
+        pixels = pixels or {split: np.empty((2, len(own), side, side), np.uint8) for split, own in rows.items()}
+        pixels[row.split][:, len(used[row.split])] = pair.image, pair.mask
+        used[row.split].append(row)
     files.close()
-    used = sum(len(stack.rows) for stack in stacks.values())
     if report is not None:
         report.write_text(json.dumps([asdict(r) for r in refused], indent=1), encoding="utf-8")
-    _check_refused(refused, used, settings.max_refused)
-    for split, stack in stacks.items():
-        if not stack.rows:
+    _check_refused(refused, sum(map(len, used.values())), settings.max_refused)
+    for split, own in used.items():
+        if not own:
             raise TrainingError(
                 found=f"{store.uri}: no usable image in split {split!r}",
                 wanted="at least one without a finding" if settings.healthy_only else "at least one",
                 hint="set data.healthy_only: false" if settings.healthy_only else "see the manifest",
             )
-    return {split: stack.image_set(settings) for split, stack in stacks.items()}
+    return {split: _image_set(own, pixels[split][:, : len(own)], settings) for split, own in used.items()}
+
+
+def _image_set(rows: Sequence[ImageRow], pixels_2NSS: NDArray[np.uint8], settings: DataSettings) -> TrainingImages:
+    """The split of these rows; `pixels` are their images and their label maps."""
+    names, (images, label_map) = (*settings.findings, NO_FINDING), pixels_2NSS
+    regions = region_maps(rows, label_map, settings.region_maps) if settings.region_maps else None
+    return TrainingImages(
+        images=torch.from_numpy(images),
+        label_map=torch.from_numpy(label_map),
+        labels=torch.tensor([[name in row.labels for name in names] for row in rows]),
+        known=torch.tensor([[name not in row.unknown for name in names] for row in rows]),
+        settings=settings,
+        regions=None if regions is None else torch.from_numpy(regions),
+        weights=torch.from_numpy(draw_weights(rows, settings.draw, regions)) if settings.draw else None,
+    )
 
 
 def check_findings(images: TrainingImages) -> None:
@@ -228,36 +250,6 @@ def check_findings(images: TrainingImages) -> None:
             found=f"no training image with {', '.join(absent)}",
             wanted="at least one image of every finding in data.findings",
             hint=f"leave them out: --set 'data.findings=[{', '.join(here)}]'" if here else "name others",
-        )
-
-
-@dataclass(slots=True)
-class _Stack:
-    """The images of a split, filled one by one."""
-
-    rows: list[ImageRow] = field(default_factory=list)
-    images: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    label_map: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-
-    def add(self, row: ImageRow, pair: ImagePair, room: int) -> None:
-        if not self.rows:
-            shape = (room, *pair.image.shape)
-            self.images, self.label_map = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-        self.images[len(self.rows)], self.label_map[len(self.rows)] = pair.image, pair.mask
-        self.rows.append(row)
-
-    def image_set(self, settings: DataSettings) -> TrainingImages:
-        names, count = (*settings.findings, NO_FINDING), len(self.rows)
-        label_map = self.label_map[:count]
-        regions = region_maps(self.rows, label_map, settings.region_maps) if settings.region_maps else None
-        return TrainingImages(
-            images=torch.from_numpy(self.images[:count]),
-            label_map=torch.from_numpy(label_map),
-            labels=torch.tensor([[name in row.labels for name in names] for row in self.rows]),
-            known=torch.tensor([[name not in row.unknown for name in names] for row in self.rows]),
-            settings=settings,
-            regions=None if regions is None else torch.from_numpy(regions),
-            weights=torch.from_numpy(draw_weights(self.rows, settings.draw, regions)) if settings.draw else None,
         )
 
 

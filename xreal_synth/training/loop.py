@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.draws import generator_for, image_order, split, weighted_draw
 from xreal_synth.training.look import curves_on_board, look, publish, trim_metrics
-from xreal_synth.training.session import Pace, Progress, Stop, TrainingRun, load_state
+from xreal_synth.training.session import Pace, Progress, TrainingRun, load_state
 from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 
 EXIT_STOPPED = 75
@@ -43,44 +43,32 @@ def run_loop(run: TrainingRun) -> Result:
     Raises TrainingError for other settings than the run began with, a damaged state, a loss that is not finite.
     """
     _resume(run)
-    before = run.progress.seconds
-    clock = _Clock(run)
+    first = replace(run.progress)
+    began = time.monotonic() - first.seconds
     saved_at, stopped, val_loss = time.monotonic(), False, None
     with stop_signals(run.stop), curves_on_board(run):
         while not _finished(run) and not stopped:
-            loss, stopped = _train_step(run, clock)
+            loss, stopped = _train_step(run, began)
             found = look(run)
             val_loss = found["loss"] if found else val_loss
-            run.on_step(clock.pace(loss, val_loss, validated=found is not None))
+            run.on_step(_pace(run, first, time.monotonic() - began, loss, val_loss, new=found is not None))
             if time.monotonic() - saved_at > run.settings.checkpoint_minutes * 60:
                 publish(run)
                 saved_at = time.monotonic()
-    run.progress.seconds = max(before, clock.seconds())
+    run.progress.seconds = max(first.seconds, time.monotonic() - began)
     publish(run)
     return Result(**asdict(run.progress), finished=_finished(run))
 
 
-class _Clock:
-    """Seconds of a run in all its parts, and its pace in this one."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        self.run = run
-        self.started = time.monotonic()
-        self.former = run.progress.seconds
-        self.first_step = run.progress.step
-
-    def seconds(self) -> float:
-        return self.former + time.monotonic() - self.started
-
-    def pace(self, loss: float, val_loss: float | None, *, validated: bool) -> Pace:
-        """Images a second and the time left, both from this part's mean; validation and writing included."""
-        settings, progress = self.run.settings, self.run.progress
-        rate = (progress.step - self.first_step) / max(1e-9, time.monotonic() - self.started)
-        left = max(0, settings.steps - progress.step) / max(1e-9, rate)
-        if settings.minutes is not None:
-            left = min(left, max(0.0, settings.minutes * 60 - progress.seconds))
-        speed = rate * settings.batch
-        return Pace(progress.step, settings.steps, speed, left, loss, val_loss, progress.best, validated=validated)
+def _pace(run: TrainingRun, first: Progress, seconds: float, loss: float, val_loss: float | None, *, new: bool) -> Pace:
+    """Images a second and the time left, from the mean since `first`; validation and writing included."""
+    settings, progress = run.settings, run.progress
+    rate = (progress.step - first.step) / max(1e-9, seconds - first.seconds)
+    left = max(0, settings.steps - progress.step) / max(1e-9, rate)
+    if settings.minutes is not None:
+        left = min(left, max(0.0, settings.minutes * 60 - progress.seconds))
+    speed = rate * settings.batch
+    return Pace(progress.step, settings.steps, speed, left, loss, val_loss, progress.best, validated=new)
 
 
 def check_split(settings: LoopSettings, workers: int) -> None:
@@ -97,7 +85,6 @@ def check_split(settings: LoopSettings, workers: int) -> None:
 
 def _resume(run: TrainingRun) -> None:
     """Takes up what `run.out` holds; all processes must find the same there."""
-    run.out.mkdir(parents=True, exist_ok=True)
     found = load_state(run.out / "state", run.learner)
     if found is not None:
         run.progress, former = found
@@ -147,16 +134,18 @@ def _finished(run: TrainingRun) -> bool:
     return run.progress.step >= run.settings.steps or late
 
 
-def _train_step(run: TrainingRun, clock: _Clock) -> tuple[float, bool]:
-    """One step of the optimiser; returns its loss and whether any process was asked to stop."""
+def _train_step(run: TrainingRun, began: float) -> tuple[float, bool]:
+    """One step of the optimiser; returns its loss and whether any process was asked to stop.
+
+    `began` is when the run's seconds were 0, on the monotonic clock.
+    """
     step = run.progress.step
     run.task.step = step
     run.task.module.train()
     sums = _gradients(run, step)
     names = sorted(sums)
-    *means, stops, seconds = run.world.total(
-        [*(sums[name] for name in names), float(run.stop.asked), clock.seconds() if run.world.first else 0.0]
-    )
+    seconds = time.monotonic() - began if run.world.first else 0.0
+    *means, stops, seconds = run.world.total([*(sums[name] for name in names), float(run.stop.is_set()), seconds])
     losses = dict(zip(names, means, strict=True))
     check_finite(losses["loss"], step, "train again into a new folder with a lower loop.lr or loop.precision=fp32")
     norm, rate = run.descend(step)
@@ -201,14 +190,14 @@ def check_finite(loss: float, step: int, hint: str) -> None:
 
 
 @contextmanager
-def stop_signals(stop: Stop) -> Iterator[None]:
+def stop_signals(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT ask the loop to save and return; outside the main thread nothing is changed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(number: int, frame: object) -> None:
-        stop.asked = True
+        stop.set()
 
     former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

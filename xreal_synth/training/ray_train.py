@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.storage import is_remote, local_folder
 from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, Stop, TrainingRun, WorkerGroup
+from xreal_synth.training.session import OnStep, Pace, TrainingRun, WorkerGroup
 from xreal_synth.training.settings import TrainConfig
 
 RESTARTS = 3
@@ -47,18 +48,6 @@ class Team:
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
     threads: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """The settings of every worker. `folder` is the caller's working directory, where relative paths start."""
-
-    config: TrainConfig
-    data: str
-    out: str
-    folder: str
-    threads: int
-    mailbox: Any
 
 
 class Mailbox:
@@ -106,8 +95,8 @@ def train_together(
     mailbox = _ray.remote(num_cpus=0)(Mailbox).remote()
     threads = team.threads or max(1, int(team.cpus_per_worker))
     where = str(data) if is_remote(str(data)) else str(local_folder(str(data)).absolute())
-    order = WorkerConfig(config, where, str(out.absolute()), str(Path.cwd()), threads, mailbox)
-    trainer = _trainer(order, team, out)
+    here, there = Path.cwd(), out.absolute()
+    trainer = _trainer(lambda: _work(config, where, there, here, threads, mailbox), team, out)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -132,15 +121,12 @@ def train_together(
     return results[-1]
 
 
-def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
+def _trainer(work: Callable[[], None], team: Team, out: Path) -> TorchTrainer:
     """Ray Train's part; its own notes go to a hidden folder in `out`, emptied first."""
     shutil.rmtree(out / RAY_FOLDER, ignore_errors=True)
-    resources = {"CPU": team.cpus_per_worker}
-    if team.gpus_per_worker:
-        resources["GPU"] = team.gpus_per_worker
+    resources = {"CPU": team.cpus_per_worker, "GPU": team.gpus_per_worker}
     return TorchTrainer(
-        _work,
-        train_loop_config={"order": order},
+        work,
         scaling_config=ScalingConfig(
             num_workers=team.workers, use_gpu=team.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -153,30 +139,29 @@ def _trainer(order: WorkerConfig, team: Team, out: Path) -> TorchTrainer:
     )
 
 
-def _work(reported: dict[str, Any]) -> None:
-    """One worker: the loop, with a part of each batch."""
-    order: WorkerConfig = reported["order"]
-    if _ends(order.mailbox, XrealError):
+def _work(config: TrainConfig, data: str, out: Path, folder: Path, threads: int, mailbox: Any) -> None:
+    """One worker: the loop, with a part of each batch. `folder` is the caller's, where relative paths start."""
+    if _ends(mailbox, XrealError):
         return
-    if Path(order.folder).is_dir():
-        os.chdir(order.folder)
-    torch.set_num_threads(order.threads)
+    if folder.is_dir():
+        os.chdir(folder)
+    torch.set_num_threads(threads)
     context: Any = ray.train.get_context()
     device: torch.device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = WorkerGroup(context.get_world_rank(), context.get_world_size(), str(device))
     try:
-        run = open_run(order.config, order.data, Path(order.out), device, world)
-        run.on_step = _reports(run, order.mailbox)
+        run = open_run(config, data, out, device, world)
+        run.on_step = _reports(run, mailbox)
         result = run_loop(run)
     except XrealError as mistake:
-        _ray.get(order.mailbox.finish.remote(mistake))
-        if _all_refuse(order.mailbox, world.size):
+        _ray.get(mailbox.finish.remote(mistake))
+        if _all_refuse(mailbox, world.size):
             return
         raise
     if world.first:
-        _ray.get(order.mailbox.finish.remote(result))
+        _ray.get(mailbox.finish.remote(result))
 
 
 def _all_refuse(mailbox: Any, workers: int) -> bool:
@@ -200,7 +185,7 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
         if not run.world.first:
             return
         if asked and _ray.wait(asked, timeout=0)[0] and _ray.get(asked.pop()):
-            run.stop.asked = True
+            run.stop.set()
         if not asked:
             asked.append(mailbox.tell.remote(pace))
 
@@ -209,11 +194,11 @@ def _reports(run: TrainingRun, mailbox: Any) -> OnStep:
 
 def _watch(fitting: threading.Thread, mailbox: Any, on_step: OnStep) -> None:
     """Passes the pace on until the training has ended; a signal asks the workers to stop."""
-    stop, shown = Stop(), 0
+    stop, shown = threading.Event(), 0
     with stop_signals(stop):
         while fitting.is_alive():
             fitting.join(POLL_S)
-            pace: Pace | None = _ray.get(mailbox.pace.remote(stop.asked))
+            pace: Pace | None = _ray.get(mailbox.pace.remote(stop.is_set()))
             if pace is not None and pace.step > shown:
                 shown = pace.step
                 on_step(pace)

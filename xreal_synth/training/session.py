@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, distributed, nn
 
 from xreal_synth.opening import parse_json
 from xreal_synth.training.first_stage import reading
-from xreal_synth.training.images import ImageBatch, TrainingImages
+from xreal_synth.training.images import TrainingImages
 from xreal_synth.training.settings import LoopSettings
 from xreal_synth.training.tasks.base import TrainingTask
 
@@ -160,19 +161,6 @@ class WorkerGroup:
         return found
 
 
-class LossModule(nn.Module):
-    """A task's loss as a module, which DistributedDataParallel can wrap."""
-
-    def __init__(self, task: TrainingTask) -> None:
-        super().__init__()
-        self.trained = task.module
-        self._loss = task.loss
-
-    def forward(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The task's losses by name, scalars; a module, so that processes can share its gradients."""
-        return self._loss(batch, generator)
-
-
 def learning_rate(settings: LoopSettings, step: int) -> float:
     """The rate of step `step` (0 is the first): warm-up, then constant, then to zero over the last `decay_share`.
 
@@ -206,19 +194,15 @@ class Pace:
     validated: bool
 
 
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGTERM, SIGINT or the driver of several processes; the loop then saves and returns."""
-
-    asked: bool = False
-
-
 OnStep = Callable[[Pace], None]
 
 
 @dataclass(slots=True)
 class TrainingRun:
-    """One network in training, in this process."""
+    """One network in training, in this process.
+
+    `stop` is set by SIGTERM, SIGINT or the driver of several processes; the loop then saves and returns.
+    """
 
     task: TrainingTask
     images: dict[str, TrainingImages]
@@ -228,7 +212,7 @@ class TrainingRun:
     out: Path
     device: torch.device
     world: WorkerGroup = field(default_factory=WorkerGroup)
-    stop: Stop = field(default_factory=Stop)
+    stop: Event = field(default_factory=Event)
     on_step: OnStep = lambda pace: None
     learner: Learner = field(init=False)
     loss: nn.Module = field(init=False)
@@ -243,9 +227,9 @@ class TrainingRun:
         )
         ema = EMAModel(trained, decay=self.settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.learner = Learner(self.task.module, optimizer, ema)
-        self.loss = LossModule(self.task)
+        self.loss = self.task
         if self.world.size > 1:  # a parameter may stay without gradient in a step: a critic's before it is heard
-            self.loss = nn.parallel.DistributedDataParallel(self.loss, find_unused_parameters=True)
+            self.loss = nn.parallel.DistributedDataParallel(self.task, find_unused_parameters=True)
 
     def descend(self, step: int) -> tuple[float, float]:
         """A step of the optimiser along the gradients that are there, and of the average; their norm and the rate."""

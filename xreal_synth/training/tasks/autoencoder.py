@@ -155,7 +155,6 @@ class AutoencoderTask(FirstStageTask):
         total, figures = self.judged(total, found, wanted, self.network.last_layer)
         return {"loss": total, **scalars, **figures}
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows: images, linear decoding, refined decoding, and of latents as a sampler leaves them
         (without a denoiser: ten times the refined error)."""
@@ -221,17 +220,14 @@ class KlAutoencoderTask(FirstStageTask):
     settings: KlSettings
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses."""
-        return self.errors(self._shown(batch.image), batch, generator)
-
-    def errors(self, given_BcHW: Tensor, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of the image that comes out against the batch's, for `given` going in.
+        """Absolute, gradient and perceptual error, the KL divergence to a standard normal, the critic's losses.
 
         Sampled latents in training, mean latents in evaluation. The KL divergence is summed over an image's latents
         and divided by the number of the image's values, so that `kl_weight` means what it does where both losses
         are sums.
         """
         settings, wanted = self.settings, batch.image
+        given_BcHW = self._shown(self.given(batch, generator))
         posterior = self.network.encode(given_BcHW).latent_dist
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         z = mean
@@ -245,15 +241,18 @@ class KlAutoencoderTask(FirstStageTask):
         total, more = self.judged(total, found, wanted, self.network.decoder.conv_out.weight)
         return {"loss": total, **figures, **more}
 
-    @torch.no_grad()
+    def given(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """What goes in [B, 1, H, W]."""
+        return batch.image
+
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: images, images given back, and ten times the error."""
-        found = self.given_back(self._shown(batch.image))
+        found = self.given_back(batch.image)
         return image_grid([batch.image, found, (found - batch.image) * 10 + 0.5])
 
-    def given_back(self, given_BcHW: Tensor) -> Tensor:
+    def given_back(self, given_B1HW: Tensor) -> Tensor:
         """What the network makes of an input through its mean latents -> images [B, 1, H, W]."""
-        mean = self.network.encode(given_BcHW).latent_dist.mean
+        mean = self.network.encode(self._shown(given_B1HW)).latent_dist.mean
         image: Tensor = self.network.decode(mean).sample.float().mean(dim=1, keepdim=True)
         return image
 
@@ -267,16 +266,15 @@ class KlControllerTask(KlAutoencoderTask):
     part = "anatomy_controller"
     settings: KlControllerSettings
 
-    def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The first stage's losses; in evaluation every image is made from its mask."""
+    def given(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
+        """Masks or images [B, 1, H, W]; in evaluation every image is made from its mask."""
         masks = mask_of(batch.label_map)
-        if self.module.training:
-            masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
-            masks = torch.where(masked.to(masks.device), masks, batch.image)
-        return self.errors(self._shown(masks), batch, generator)
+        if not self.module.training:
+            return masks
+        masked = batch.draws.uniform(1, 1, 1, generator=generator) < self.settings.mask_share
+        return torch.where(masked.to(masks.device), masks, batch.image)
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: masks, rough images, and the real images of these masks."""
         masks = mask_of(batch.label_map)
-        return image_grid([masks, self.given_back(self._shown(masks)), batch.image])
+        return image_grid([masks, self.given_back(masks), batch.image])

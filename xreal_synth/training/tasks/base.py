@@ -14,11 +14,12 @@ from xreal_synth.models.networks.controls import CODE_SCALE
 from xreal_synth.training.images import ImageBatch
 
 
-class TrainingTask(ABC):
+class TrainingTask(nn.Module, ABC):
     """One network in training: its module, its loss, a picture of its work, and how its parts are saved.
 
     `network` is the network itself, `part` its name among a bundle's parts. `module` holds all that is trained;
-    parameters without gradient are left alone. `step` is the step at work, set by the loop.
+    parameters without gradient are left alone. `step` is the step at work, set by the loop. As a module it is its
+    loss, so that processes can share its gradients, and holds every network, trained or not.
     """
 
     part: str
@@ -27,21 +28,14 @@ class TrainingTask(ABC):
     module: nn.Module
     step: int = 0
 
-    def __init__(self, settings: Any, network: Any) -> None:
+    def __init__(self, settings: Any, network: Any = None) -> None:
+        super().__init__()
         self.settings = settings
-        self.network = network
-        self.module = network
+        self.network = self.module = network
 
-    def to(self, device: torch.device) -> None:
-        """Moves every network of the task to a device."""
-        for network in (self.module, *self.networks().values()):
-            network.to(device)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """All networks that the task holds, trained or not, by the names of its attributes."""
-        own = {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
-        module = own.pop("module", self.module)
-        return own or {"network": module}
+    def forward(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The task's `loss`."""
+        return self.loss(batch, generator)
 
     @abstractmethod
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -62,7 +56,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
-        """A picture [H, W] in [0, 1] that shows what the network can do on a few images."""
+        """A picture [H, W] in [0, 1] of what the network can do on a few images, asked for without gradients."""
 
     def save(self, folder: Path) -> None:
         """Write the network's parts in diffusers' folder layout under `folder`."""

@@ -6,8 +6,6 @@ Shapes: B batch, C latent channels, h and w latent sides, H and W image sides, L
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
@@ -57,7 +55,6 @@ class ControllerTask(TrainingTask):
             "mae_grey_levels": pixel.detach() * 255,
         }
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: masks, rough images, and the real images of these masks."""
         mask = mask_of(batch.label_map)
@@ -67,10 +64,12 @@ class ControllerTask(TrainingTask):
 class ControlNetTask(TrainingTask):
     """Trains the ControlNet alone, on the fixed encoder's latents of images and their organ masks."""
 
+    part = "controlnet"
+
     def __init__(
         self, settings: ControlNetSettings, autoencoder: FirstStage, denoiser: TrainedDenoiser, data: DataSettings
     ) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.autoencoder = autoencoder
         self.unet, self.tokens, self.schedule = denoiser.unet, denoiser.tokens, denoiser.schedule
         self.unet.set_attn_processor(AttnProcessor())
@@ -91,7 +90,7 @@ class ControlNetTask(TrainingTask):
         self.controlnet = build_controlnet(self.unet, settings.hint_channels)
         self.controlnet.set_attn_processor(AttnProcessor())
         self.hint_side = hint_side(self.controlnet.config, self.latent_shape[-1])
-        self.module = self.controlnet
+        self.network = self.module = self.controlnet
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction.
@@ -112,17 +111,12 @@ class ControlNetTask(TrainingTask):
             name: (self._predict(noisy, steps, tokens, asked) - target).pow(2).mean() for name, asked in asks.items()
         }
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Four rows: masks, images by the denoiser alone, images that follow the mask, and the real images."""
         noise = torch.randn((len(batch.image), *self.latent_shape), generator=generator).to(batch.image.device)
         free = self._sample(noise, None)
         steered = self._sample(noise, organ_hint(batch.label_map, self.hint_side))
         return image_grid([mask_of(batch.label_map), free, steered, batch.image])
-
-    def save(self, folder: Path) -> None:
-        """`controlnet/`."""
-        self.controlnet.save_pretrained(folder / "controlnet")
 
     def _predict(self, z: Tensor, t: Tensor, tokens: Tensor, hint: Tensor | None = None) -> Tensor:
         """The denoiser's raw output, with the ControlNet's residuals if there is a hint.

@@ -49,7 +49,6 @@ class SegmenterTask(TrainingTask):
             return {"loss": loss}
         return {"loss": loss, **dice_per_organ(logits.argmax(dim=1), batch.label_map)}
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Three rows: images, the outlines found drawn on them, and the given masks."""
         found = self.network(batch.image).argmax(dim=1)
@@ -186,7 +185,6 @@ class ClassifierTask(TrainingTask):
             found[:, finding] = regions_BRnn[:, at]
         return found
 
-    @torch.no_grad()
     def preview(self, batch: ImageBatch, generator: torch.Generator) -> Tensor:
         """Images above bars, a finding a bar: white its probability, grey below it where its label is positive.
 
