@@ -18,8 +18,9 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from xreal_synth.training.look import read_metrics
+from xreal_synth.training.pace import Progress
 from xreal_synth.training.run import train
-from xreal_synth.training.session import Learner, Progress, load_state, save_state
+from xreal_synth.training.session import Learner, load_state, save_state
 
 STEPS = 12
 START_S = 400

@@ -13,9 +13,8 @@ import pytest
 from xreal_synth.errors import EngineError, TrainingError
 from xreal_synth.training.config import load_config
 from xreal_synth.training.look import read_metrics
-from xreal_synth.training.loop import Result
+from xreal_synth.training.pace import Pace, Result
 from xreal_synth.training.run import train
-from xreal_synth.training.session import Pace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("joined_ray"), pytest.mark.timeout(1800)]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from xreal_synth.cli.progress import TrainDisplay
 from xreal_synth.training.look import append_metrics, draw_curves, smooth
-from xreal_synth.training.session import Pace
+from xreal_synth.training.pace import Pace
 
 
 def pace(step: int, *, validated: bool = False) -> Pace:

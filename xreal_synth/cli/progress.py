@@ -13,7 +13,7 @@ from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
 if TYPE_CHECKING:
-    from xreal_synth.training.session import Pace
+    from xreal_synth.training.pace import Pace
 
 QUIET_S = 60.0
 """Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""

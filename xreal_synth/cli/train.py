@@ -29,8 +29,7 @@ from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import nothing_left
 
 if TYPE_CHECKING:
-    from xreal_synth.training.loop import Result
-    from xreal_synth.training.session import OnStep
+    from xreal_synth.training.pace import OnStep, Result
     from xreal_synth.training.settings import TrainConfig
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -24,17 +24,11 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.training.config import config_tree, parse_config
 from xreal_synth.training.draws import generator_for, image_order, split, weighted_draw
 from xreal_synth.training.look import curves_on_board, look, publish, trim_metrics
-from xreal_synth.training.session import Pace, Progress, TrainingRun, load_state
+from xreal_synth.training.pace import Pace, Progress, Result
+from xreal_synth.training.session import TrainingRun, load_state
 from xreal_synth.training.settings import BUDGET_KEYS, LoopSettings
 
 EXIT_STOPPED = 75
-
-
-@dataclass(slots=True)
-class Result(Progress):
-    """The end of a run: its progress, and whether the budget is used up."""
-
-    finished: bool = False
 
 
 def run_loop(run: TrainingRun) -> Result:

@@ -25,9 +25,10 @@ from ray.train.torch import TorchTrainer
 
 from xreal_synth.errors import EngineError, XrealError
 from xreal_synth.storage import is_remote, local_folder
-from xreal_synth.training.loop import Result, check_split, run_loop, stop_signals
+from xreal_synth.training.loop import check_split, run_loop, stop_signals
+from xreal_synth.training.pace import Mailbox, OnStep, Pace, Result
 from xreal_synth.training.run import open_run
-from xreal_synth.training.session import OnStep, Pace, TrainingRun, WorkerGroup
+from xreal_synth.training.session import TrainingRun, WorkerGroup
 from xreal_synth.training.settings import TrainConfig
 
 RESTARTS = 3
@@ -48,33 +49,6 @@ class Team:
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
     threads: int | None = None
-
-
-class Mailbox:
-    """Messages between the workers and the caller. Not used directly: made a Ray actor below."""
-
-    def __init__(self) -> None:
-        self._pace: Pace | None = None
-        self._stop = False
-        self._ends: list[Result | XrealError] = []
-
-    def tell(self, pace: Pace) -> bool:
-        """The run's pace; returns whether it shall stop."""
-        self._pace = pace
-        return self._stop
-
-    def pace(self, stop: bool) -> Pace | None:
-        """The last pace that was told, None before the first; with `stop` the run ends at its next step."""
-        self._stop = self._stop or stop
-        return self._pace
-
-    def finish(self, end: Result | XrealError) -> None:
-        """Takes the run's result, or a mistake of the user's, that starting again would not fix."""
-        self._ends.append(end)
-
-    def ends(self) -> list[Result | XrealError]:
-        """What was taken so far."""
-        return self._ends
 
 
 def _ends(mailbox: Any, kind: type[T]) -> list[T]:

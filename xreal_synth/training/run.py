@@ -12,8 +12,9 @@ from xreal_synth.training.config import config_tree, load_config
 from xreal_synth.training.distill import GuidanceTask
 from xreal_synth.training.first_stage import FirstStage, TrainedDenoiser, load_first_stage, patches_of, read_denoiser
 from xreal_synth.training.images import TrainingImages, check_findings, load_images
-from xreal_synth.training.loop import Result, check_split, run_loop
-from xreal_synth.training.session import OnStep, TrainingRun, WorkerGroup
+from xreal_synth.training.loop import check_split, run_loop
+from xreal_synth.training.pace import OnStep, Result
+from xreal_synth.training.session import TrainingRun, WorkerGroup
 from xreal_synth.training.settings import TrainConfig
 from xreal_synth.training.tasks import autoencoder, controls, denoiser, evaluators
 from xreal_synth.training.tasks.base import TrainingTask

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,19 +25,11 @@ from torch import Tensor, distributed, nn
 from xreal_synth.opening import parse_json
 from xreal_synth.training.first_stage import reading
 from xreal_synth.training.images import TrainingImages
+from xreal_synth.training.pace import OnStep, Progress
 from xreal_synth.training.settings import LoopSettings
 from xreal_synth.training.tasks.base import TrainingTask
 
 LATEST = "latest.json"
-
-
-@dataclass(slots=True)
-class Progress:
-    """The progress of a run: steps done, seconds spent in all its parts, best validation loss so far."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,26 +167,6 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     past = min(step, settings.steps) - begin
     linear = settings.schedule == "linear"
     return rate * ((span - past) / span if linear else (1 + math.cos(math.pi * (past / span))) / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The pace of a run: steps, images a second, seconds still to go, the last losses.
-
-    `validated` says that `val_loss` is this step's.
-    """
-
-    step: int
-    steps: int
-    images_per_s: float
-    left_s: float
-    loss: float
-    val_loss: float | None
-    best: float | None
-    validated: bool
-
-
-OnStep = Callable[[Pace], None]
 
 
 @dataclass(slots=True)
