@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import bytes_text, console, notes, print_json, table_of
 from xreal_synth.errors import XrealError
+from xreal_synth.models.describe import describe
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
@@ -98,7 +99,6 @@ def sample(
     import torch
 
     from xreal_synth.evaluation.bench_sample import SampleBench, loop_settings, rows_of
-    from xreal_synth.models.describe import describe
     from xreal_synth.models.layers import resolve_precision
     from xreal_synth.models.text.ldm_bert import TextShape
 
@@ -133,12 +133,9 @@ def sample(
     if as_json:
         print_json({**about, **asdict(figures)})
         return
-    table = Table(*COLUMNS)
-    for row in figures.rows:
-        table.add_row(*_cells(row))
     for key, value in about.items():
         console.print(f"{key}: {value}")
-    console.print(table)
+    console.print(table_of(map(_cells, figures.rows), *COLUMNS))
     console.print("\n".join(_footnotes(figures)))
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from xreal_synth.cli.evaluate_common import sampling_from
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, facts_table, print_json, told
-
-if TYPE_CHECKING:
-    from xreal_synth.models.describe import BundleInfo
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import bytes_text, console, table_of, told
+from xreal_synth.errors import BundleError
+from xreal_synth.models.describe import BundleInfo, describe, shipped_bundles, verify_files
 
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
 
@@ -20,16 +19,10 @@ app = typer.Typer(help="Model bundles: what they are and what they can do.", no_
 @app.command("list", epilog=examples("xreal-synth bundle list", "xreal-synth bundle show xreal-mini"))
 def list_bundles(as_json: JsonOption = False) -> None:
     """Names the bundles that come with the package, with what they can make."""
-    from xreal_synth.models.describe import describe, shipped_bundles
-
     found = [describe(name) for name in shipped_bundles()]
-    if as_json:
-        print_json({one.name: {"image_size": one.image_size, "findings": list(one.prompts)} for one in found})
-        return
-    table = Table("bundle", "image size", "findings", show_edge=False)
-    for one in found:
-        table.add_row(one.name, f"{one.image_size} x {one.image_size}", ", ".join(one.prompts))
-    console.print(table)
+    rows = [(one.name, f"{one.image_size} x {one.image_size}", ", ".join(one.prompts)) for one in found]
+    fields = {one.name: {"image_size": one.image_size, "findings": list(one.prompts)} for one in found}
+    told(as_json, fields, table_of(rows, "bundle", "image size", "findings", show_edge=False))
 
 
 @app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
@@ -38,11 +31,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Describes a bundle and checks the hash of every file in it."""
-    from xreal_synth.models.describe import describe, verify_files
-
     info = describe(bundle)
     verify_files(info)
-    size = sum(stamp.bytes for stamp in info.files)
     facts = {
         "name": info.name,
         "folder": str(info.root),
@@ -53,15 +43,12 @@ def show(
         "defaults": f"{info.defaults.mode}, {info.defaults.steps} steps, hold {info.defaults.hold}, "
         f"branch {info.defaults.branch}, guidance {info.defaults.guidance}, soft {info.defaults.soft}",
         "parts": ", ".join(info.parts),
-        "files": f"{len(info.files)} files, {bytes_text(size)}, every hash checked",
+        "files": f"{len(info.files)} files, {bytes_text(info.bytes)}, every hash checked",
         "licence": info.licence,
         "use": info.use_restriction,
         "training data": info.training_data,
     }
-    if as_json:
-        print_json(facts)
-    else:
-        console.print(facts_table(facts.items(), box=None, padding=(0, 2)))
+    told(as_json, facts, table_of(facts.items(), box=None, padding=(0, 2)))
 
 
 @app.command(
@@ -77,8 +64,6 @@ def random(
     as_json: JsonOption = False,
 ) -> None:
     """Builds a bundle of seeded random weights, for tests of memory and speed: its images are noise."""
-    from xreal_synth.errors import BundleError
-
     if out.exists():
         raise BundleError(found=f"{out} already exists", wanted="a folder that does not exist")
     from xreal_synth.models.random_bundle import build_random
@@ -178,14 +163,9 @@ def export(
     from xreal_synth.training.export import make_bundle
 
     runs = {
-        "autoencoder": autoencoder,
-        "controller": controller,
-        "denoiser": denoiser,
-        "controlnet": controlnet,
-        "segmenter": segmenter,
-        "classifier": classifier,
-        "guidance": guidance,
-    }
+        "autoencoder": autoencoder, "controller": controller, "denoiser": denoiser, "controlnet": controlnet,
+        "segmenter": segmenter, "classifier": classifier, "guidance": guidance,
+    }  # fmt: skip
     name = name or out.absolute().name
     words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}
     part, defaults = "best" if weights == "best" else "network", sampling_from(settings)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from xreal_synth.cli.options import bytes_text, console, examples, note, notes
+from xreal_synth.cli.options import examples
+from xreal_synth.cli.output import bytes_text, console, note, notes
 from xreal_synth.cli.progress import StepsDisplay
 from xreal_synth.errors import ConversionError
+from xreal_synth.models.describe import CONTROLNET, UPSCALER, BundleInfo
+from xreal_synth.models.text.prompts import read_prompts
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
     from xreal_synth.models.convert.latent import LdmFiles
     from xreal_synth.models.convert.published import Published
-    from xreal_synth.models.describe import BundleInfo
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -233,7 +235,6 @@ def controlnet(
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
     from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
     from xreal_synth.models.convert.assemble import save_network
-    from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
 
@@ -260,7 +261,6 @@ def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
     from xreal_synth.models.convert.added_parts import UPSCALER_LICENCE, check_size, read_upscaler, save_upscaler
-    from xreal_synth.models.describe import UPSCALER
 
     def write(folder: Path, info: BundleInfo) -> None:
         check_size(info.name, info.image_size)
@@ -301,7 +301,6 @@ def _said(
 ) -> Published:
     """The published model with what the user says in the place of what its publisher does."""
     from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.text.prompts import read_prompts
 
     sizes = model.sizes
     return replace(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
+from rich.table import Column
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, print_json, table_of
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.anatomy import AnatomyFigures
@@ -95,19 +96,15 @@ def bundle(
 def _reported(
     prepared: PreparedRequest, where: str, hashes: dict[str, str], figures: BundleFigures | AnatomyFigures
 ) -> Any:
-    from xreal_synth.evaluation.kept import null_for_nan
-
     about = {"machine": where, "sampling": asdict(prepared.settings)}
-    return null_for_nan({"bundle": prepared.info.name, **hashes, **about, **asdict(figures)})
+    return {"bundle": prepared.info.name, **hashes, **about, **asdict(figures)}
 
 
 def _show(figures: BundleFigures) -> None:
     from xreal_synth.evaluation.bundle import NOTES, table_of_figures
 
-    table = Table("figure", f"reached ({figures.images} images)", "beside")
-    for row in table_of_figures(figures):
-        table.add_row(*row)
-    console.print(table)
+    reached = f"reached ({figures.images} images)"
+    console.print(table_of(table_of_figures(figures), "figure", reached, "beside"))
     for note in NOTES:
         console.print(note)
     for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
@@ -150,7 +147,6 @@ def choices(
     """What a setting changes: `evaluate bundle` on each cell of a grid, as one table."""
     from xreal_synth.evaluation.choices import COLUMNS, NOTE, REAL, cells_of, evaluate_choices, table_rows
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request
 
     device, _ = common.machine_of(threads)
@@ -161,12 +157,10 @@ def choices(
         rows = evaluate_choices(cells, loaded, train_split, out, report)
     if as_json:
         own = [{key: row[key] for key in ("cell", *COLUMNS)} for row in rows if row["cell"] != REAL]
-        print_json(null_for_nan(own))
+        print_json(own)
         return
-    table = Table(Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
-    for cells_of_row in table_rows(rows):
-        table.add_row(*cells_of_row)
-    console.print(table)
+    header = (Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
+    console.print(table_of(table_rows(rows), *header))
     console.print(NOTE)
     console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")
 
@@ -211,15 +205,18 @@ def anatomy(
         return
     console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
     console.print(f"{where}; mean [95% bootstrap interval]")
-    table = Table("figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image")
-    for organ in figures.dice:
-        dice = (part[organ] for part in (figures.dice, figures.dice_variant, figures.dice_real))
-        table.add_row(f"Dice {organ}", *map(str, dice))
-    table.add_row("MS-SSIM to the real image", f"{figures.ms_ssim}", f"{figures.ms_ssim_variant}", "1")
-    table.add_row("high frequencies, made / real", f"{figures.sharpness}", "", "1")
-    table.add_row("change inside the region, grey levels", "", f"{figures.change_inside}", "")
-    table.add_row("change outside the region, grey levels", "", f"{figures.change_outside}", "")
-    console.print(table)
+    rows: list[tuple[Any, ...]] = [
+        (f"Dice {organ}", figures.dice[organ], figures.dice_variant[organ], figures.dice_real[organ])
+        for organ in figures.dice
+    ]
+    rows += [
+        ("MS-SSIM to the real image", figures.ms_ssim, figures.ms_ssim_variant, 1),
+        ("high frequencies, made / real", figures.sharpness, "", 1),
+        ("change inside the region, grey levels", "", figures.change_inside, ""),
+        ("change outside the region, grey levels", "", figures.change_outside, ""),
+    ]
+    columns = f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
+    console.print(table_of(rows, "figure", *columns))
     _show_seconds(figures, "per image")
 
 

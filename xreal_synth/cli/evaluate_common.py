@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xreal_synth.cli.options import notes
+from xreal_synth.cli.output import notes
+from xreal_synth.dataset.source import Source, open_source
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.recipe.yaml_text import parse
+from xreal_synth.storage import open_store
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.cases import Report
 
 
@@ -110,8 +112,6 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
 
 def _scalar(text: str, option: str) -> Any:
     """A number or word as a recipe has it."""
-    from xreal_synth.recipe.yaml_text import parse
-
     document = parse(text)
     if document.problems or isinstance(document.value, list | dict):
         raise _option(option, text, "a number or a word", "give one value at a time")
@@ -169,9 +169,6 @@ def machine(device: str) -> str:
 @contextmanager
 def made_source(dataset: str) -> Iterator[Source]:
     """The finished shards of a dataset; what is left out of them is told at the end."""
-    from xreal_synth.dataset.source import open_source
-    from xreal_synth.storage import open_store
-
     source = open_source(open_store(dataset))
     yield source
     for skipped in source.skipped:

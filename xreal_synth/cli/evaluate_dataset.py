@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,10 @@ import typer
 from rich.table import Table
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, print_json, table_of
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.storage import LocalStore
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
@@ -50,8 +54,6 @@ def dataset(
     """
     from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.dataset_record import write
-    from xreal_synth.evaluation.kept import json_bytes
-    from xreal_synth.storage import LocalStore
 
     device, machine = common.machine_of(threads)
     bench, (chosen,) = open_bench([dataset], count, (real, split, beside), evaluators, inception, device, machine)
@@ -71,8 +73,6 @@ def dataset(
 
 def _show(record: Mapping[str, Any]) -> None:
     """The tables on the terminal."""
-    import math
-
     from xreal_synth.evaluation.dataset_record import figure_of, finding_table, overall, summary
 
     for line in summary(record):
@@ -81,12 +81,12 @@ def _show(record: Mapping[str, Any]) -> None:
         rows = record[key]
         if not rows:
             continue
-        table = Table(title, "made", "real", "n")
-        for row in overall(rows):
-            if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth"):
-                name = row["name"].partition(" (")[0]
-                table.add_row(name, figure_of(row), figure_of(row, "real"), str(row["n"]))
-        console.print(table)
+        figures = [
+            (row["name"].partition(" (")[0], figure_of(row), figure_of(row, "real"), row["n"])
+            for row in overall(rows)
+            if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth")
+        ]
+        console.print(table_of(figures, title, "made", "real", "n"))
         console.print(_by_finding(*finding_table(rows)))
     for note in record["notes"]:
         console.print(note)
@@ -104,10 +104,8 @@ def _by_finding(header: list[str], cells: list[list[str]]) -> Table:
         room -= max(map(len, column)) + 3
         if room >= 0:
             shown.append(at)
-    table = Table(*(header[at] for at in shown), title="by finding: made, and real in brackets")
-    for row in rows:
-        table.add_row(*(row[at] for at in shown))
-    return table
+    left = [[row[at] for at in shown] for row in (header, *rows)]
+    return table_of(left[1:], *left[0], title="by finding: made, and real in brackets")
 
 
 def _beside(made: str, real: str, figure: str) -> str:
@@ -140,8 +138,6 @@ def compare(
     """
     from xreal_synth.evaluation import dataset_record
     from xreal_synth.evaluation.dataset import open_bench
-    from xreal_synth.evaluation.kept import json_bytes, null_for_nan
-    from xreal_synth.storage import LocalStore
 
     device, machine = common.machine_of(threads)
     bench, chosen = open_bench(datasets, count, (real, split, beside), evaluators, inception, device, machine)
@@ -160,13 +156,12 @@ def compare(
         folder.replace("compare.md", dataset_record.compared_markdown(records).encode())
         folder.replace("compare.json", json_bytes(result))
     if as_json:
-        print_json(null_for_nan(result))
+        print_json(result)
         return
     header, cells = dataset_record.compared_table(records)
-    shown = Table("figure", *(row[0] for row in cells))
-    for at, name in enumerate(header[1:], start=1):
-        shown.add_row(name, *(row[at] for row in cells))
-    console.print(shown)
+    names, *rows = zip(*cells, strict=True)
+    figures = [(name, *row) for name, row in zip(header[1:], rows, strict=True)]
+    console.print(table_of(figures, "figure", *names))
     for line in dataset_record.paper_lines():
         console.print(line)
     if out is not None:

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, notes, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, note, notes, print_json, table_of
+from xreal_synth.dataset.source import Source, add_excluded
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.images.manifest import ImageRow
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.cases import CaseReader, Report
     from xreal_synth.evaluation.privacy import Audit, CopyPair
-    from xreal_synth.images.manifest import ImageRow
 
 PRIVACY = "privacy.json"
 SHOWN = 12
@@ -70,10 +71,8 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
-    from xreal_synth.dataset.source import add_excluded
     from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import as_read, json_bytes
     from xreal_synth.evaluation.privacy import audit_dataset
 
     device, machine = common.machine_of(threads)
@@ -103,13 +102,13 @@ def privacy(
     names = [row.image for row in rows]
     if as_json:
         nearest = [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies]
-        print_json(as_read({**reported, "nearest": nearest}))
+        print_json({**reported, "nearest": nearest})
         return
     _show(audit, names)
     where = source.store.uri
-    notes.print(f"{where}/{PRIVACY} written", soft_wrap=True)
+    note(f"{where}/{PRIVACY} written")
     if quarantine:
-        notes.print(f"{added} images added to {where}/excluded.csv", soft_wrap=True)
+        note(f"{added} images added to {where}/excluded.csv")
     elif audit.copies:
         notes.print("run again with --quarantine to have readers and exports leave them out")
 
@@ -139,14 +138,15 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
         f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
         "validation images; shares with exact 95% intervals"
     )
-    table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
-    table.add_row("threshold", *(f"{metric.threshold:.3f}" for metric in metrics))
-    table.add_row("median distance, made", *(f"{metric.median_made:.3f}" for metric in metrics))
-    table.add_row("median distance, validation", *(f"{metric.median_validation:.3f}" for metric in metrics))
-    table.add_row("below the threshold, made", *(f"{metric.made}" for metric in metrics))
-    table.add_row("below the threshold, validation", *(f"{metric.validation}" for metric in metrics))
-    console.print(table)
+    rows: list[tuple[Any, ...]] = [
+        ("threshold", *(f"{metric.threshold:.3f}" for metric in metrics)),
+        ("median distance, made", *(f"{metric.median_made:.3f}" for metric in metrics)),
+        ("median distance, validation", *(f"{metric.median_validation:.3f}" for metric in metrics)),
+        ("below the threshold, made", *(metric.made for metric in metrics)),
+        ("below the threshold, validation", *(metric.validation for metric in metrics)),
+    ]
+    console.print(table_of(rows, "", *audit.metrics))
     for pair in audit.copies:
         console.print(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}", soft_wrap=True)
     if not audit.copies:

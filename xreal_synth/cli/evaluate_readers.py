@@ -13,17 +13,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import console, notes, told
+from xreal_synth.dataset.source import Source, shard_table, without_excluded
 from xreal_synth.errors import DatasetError
 from xreal_synth.escaping import for_csv
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.evaluation.readers import (
+    KEY,
+    REAL,
+    Answers,
+    Candidate,
+    Kit,
+    choose_images,
+    key_bytes,
+    make_kit,
+    read_key,
+    read_results,
+    reader_page,
+)
+from xreal_synth.export.place import free_path, whole_folder
+from xreal_synth.images.manifest import BadImage
+from xreal_synth.storage import LocalStore, Store, private_files
+from xreal_synth.types import GreyImage
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Source
     from xreal_synth.evaluation.cases import Report
-    from xreal_synth.evaluation.readers import Answers, Candidate, Kit
     from xreal_synth.evaluation.readers_figures import Analysis
-    from xreal_synth.storage import Store
-    from xreal_synth.types import GreyImage
 
 app = typer.Typer(help="A blind study with readers: make its pages, analyse its answers.", no_args_is_help=True)
 
@@ -78,9 +94,6 @@ def make(
     that names no image; which are real stays in key.json.
     """
     from xreal_synth.evaluation.dataset_images import open_real
-    from xreal_synth.evaluation.readers import KEY, choose_images, key_bytes, make_kit, reader_page
-    from xreal_synth.export.place import free_path, whole_folder
-    from xreal_synth.storage import private_files
 
     path = free_path(out)
     private_files()
@@ -126,30 +139,23 @@ def analyse(
     image) into the kit's folder. Answers that are missing, foreign or not
     offered are refused, all of them named.
     """
-    from xreal_synth.evaluation.kept import as_read, json_bytes
-    from xreal_synth.evaluation.readers import read_key, read_results
     from xreal_synth.evaluation.readers_figures import analyse as figures_of
     from xreal_synth.evaluation.readers_figures import tables_of
-    from xreal_synth.storage import LocalStore
 
     study = read_key(kit)
     answers = read_results(study, results)
     analysis: Analysis = figures_of(study, answers)
-    reported = as_read(asdict(analysis))
+    reported = asdict(analysis)
     store, table = LocalStore(kit), tables_of(analysis)
     store.replace("analysis.md", table.encode())
     store.replace("analysis.json", json_bytes(reported))
     store.replace("answers.csv", _answers(study, answers))
-    if as_json:
-        print_json(reported)
-        return
-    console.print(table, soft_wrap=True)
+    told(as_json, reported, table)
 
 
 def _sources(datasets: Sequence[str]) -> dict[str, Source]:
     """The datasets by their names, which must differ and be other than "real"."""
     from xreal_synth.evaluation.dataset_images import check_synthetic
-    from xreal_synth.evaluation.readers import REAL
 
     found: dict[str, Source] = {}
     for one in datasets:
@@ -165,9 +171,7 @@ def _sources(datasets: Sequence[str]) -> dict[str, Source]:
 
 
 def _arms(sources: Mapping[str, Source], store: Store, split: str) -> dict[str, list[Candidate]]:
-    from xreal_synth.dataset.source import shard_table, without_excluded
     from xreal_synth.evaluation.cases import split_rows
-    from xreal_synth.evaluation.readers import REAL, Candidate
 
     made: dict[str, list[Candidate]] = {name: [] for name in sources}
     for name, source in sources.items():
@@ -189,8 +193,6 @@ def _images(kit: Kit, sources: Mapping[str, Source], store: Store, split: str, r
     """The kit's images, all of the synthetic ones' size."""
     from xreal_synth.evaluation.cases import CaseReader, split_rows
     from xreal_synth.evaluation.dataset_images import images_named
-    from xreal_synth.evaluation.readers import REAL
-    from xreal_synth.images.manifest import BadImage
 
     wanted = {arm: {image.source for image in kit.images if image.arm == arm} for arm in (REAL, *sources)}
     found = {name: images_named(source, wanted[name], report, f"reading {name}") for name, source in sources.items()}

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, notes, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import note, told
 from xreal_synth.errors import TrainingError
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
+from xreal_synth.storage import LocalStore
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.utility import Fit, LabelledImages
@@ -77,7 +81,6 @@ def utility(
     is done is not trained again.
     """
     from xreal_synth.evaluation import utility as study
-    from xreal_synth.evaluation.kept import as_read
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
@@ -107,11 +110,9 @@ def utility(
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     table = _write(out, rows, reported, settings)
-    if as_json:
-        print_json(as_read(reported))
-        return
-    console.print(table, soft_wrap=True)
-    notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
+    told(as_json, reported, table)
+    if not as_json:
+        note(f"{out}: utility.json, utility.md, utility.png")
 
 
 def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Callable[[], None]) -> Fit:
@@ -138,9 +139,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Ca
 
 
 def _write(folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings) -> str:
-    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.utility_figures import draw_rows, table_of
-    from xreal_synth.storage import LocalStore
 
     test = reported["real"]["test"]
     shown = ", ".join(f"{count} {name}" for name, count in test["positive"].items())
@@ -159,8 +158,6 @@ def _write(folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], s
 
 
 def _findings(names: Sequence[str]) -> tuple[str, ...]:
-    from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
-
     found = {name: image_label(name) for name in names}
     for name, label in found.items():
         if label in (None, NO_FINDING):

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, progress_console, told
-from xreal_synth.cli.verify import PARTIAL, DatasetArgument
+from xreal_synth.cli.options import DatasetArgument, JsonOption, examples
+from xreal_synth.cli.output import console, notes, told
+from xreal_synth.cli.progress import progress_console
+from xreal_synth.dataset.names import CARD, SHEET
+from xreal_synth.dataset.source import OnImage, Source, open_source
+from xreal_synth.engine.progress import PARTIAL
 from xreal_synth.errors import StorageError
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.source import OnImage, Source
-
+from xreal_synth.export.coco import write_coco
+from xreal_synth.export.croissant import croissant_json
+from xreal_synth.export.dicom import write_dicom
+from xreal_synth.export.hf import write_hf
+from xreal_synth.export.monai import write_monai
+from xreal_synth.export.place import free_path, left_behind, whole_folder
+from xreal_synth.export.push import check_push, push
+from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
+from xreal_synth.models.describe import describe_made_with
+from xreal_synth.storage import LocalStore, open_store, private_files
 
 Format = Literal["coco", "yolo", "monai", "hf", "dicom", "croissant"]
 
@@ -70,10 +80,6 @@ def export(
 
     Shards without a record, or not as it says, are left out and listed; the exit code is then 3.
     """
-    from xreal_synth.dataset.source import open_source
-    from xreal_synth.export.place import free_path, left_behind
-    from xreal_synth.storage import open_store, private_files
-
     _refuse_push(to, push, public=public)
     path = free_path(out)
     for old in left_behind(path):
@@ -120,8 +126,6 @@ def _refuse_push(to: Format, push: str | None, *, public: bool) -> None:
 
 
 def _check_push(repo: str, *, public: bool, real_images: bool) -> None:
-    from xreal_synth.export.push import check_push
-
     if public and real_images:
         raise StorageError(
             found="--public, and the images are patients'",
@@ -133,8 +137,6 @@ def _check_push(repo: str, *, public: bool, real_images: bool) -> None:
 
 def _push(path: Path, repo: str, *, public: bool) -> str:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
-    from xreal_synth.export.push import push
 
     if not notes.is_terminal or console.quiet:
         disable_progress_bars()
@@ -153,34 +155,15 @@ def _progress() -> Iterator[OnImage]:
 
 
 def _write(to: Format, source: Source, path: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.place import whole_folder
-
     if to == "croissant":
         _croissant(source, path, on_image)
         return
+    writers = {"coco": write_coco, "yolo": _yolo, "monai": write_monai, "hf": _hf, "dicom": write_dicom}
     with whole_folder(path) as folder:
-        match to:
-            case "coco":
-                from xreal_synth.export.coco import write_coco
-
-                write_coco(source, folder, on_image)
-            case "yolo":
-                _yolo(source, folder, on_image)
-            case "monai":
-                from xreal_synth.export.monai import write_monai
-
-                write_monai(source, folder, on_image)
-            case "hf":
-                _hf(source, folder, on_image)
-            case "dicom":
-                from xreal_synth.export.dicom import write_dicom
-
-                write_dicom(source, folder, on_image)
+        writers[to](source, folder, on_image)
 
 
 def _yolo(source: Source, folder: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
-
     write_yolo(source, folder, on_image)
     if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
         notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
@@ -191,9 +174,6 @@ def _yolo(source: Source, folder: Path, on_image: OnImage) -> None:
 
 
 def _hf(source: Source, folder: Path, on_image: OnImage) -> None:
-    from xreal_synth.dataset.names import CARD, SHEET
-    from xreal_synth.export.hf import write_hf
-    from xreal_synth.models.describe import describe_made_with
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
 
@@ -208,9 +188,6 @@ def _hf(source: Source, folder: Path, on_image: OnImage) -> None:
 
 
 def _croissant(source: Source, path: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.croissant import croissant_json
-    from xreal_synth.storage import LocalStore
-
     if path.suffix not in (".json", ".jsonld"):
         raise StorageError(
             found=f"{path.name} does not end in .json",

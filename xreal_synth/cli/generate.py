@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import typer
 
-from xreal_synth.cli.options import (
-    AddressOption,
-    JsonOption,
-    OutputOption,
-    RecipeArgument,
-    SetOption,
-    console,
-    facts_table,
-    note,
-    notes,
-    print_json,
-    progress_console,
-    seconds_text,
-)
-
-if TYPE_CHECKING:
-    from xreal_synth.engine.progress import RunSummary
-    from xreal_synth.from_recipe import RunEnd
-    from xreal_synth.types import Acceptance
+from xreal_synth.cli.options import AddressOption, JsonOption, OutputOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import console, note, notes, print_json, seconds_text, table_of
+from xreal_synth.cli.progress import RunDisplay, progress_console
+from xreal_synth.engine.progress import RunSummary
+from xreal_synth.from_recipe import RunEnd, make_dataset, open_recipe
+from xreal_synth.types import Acceptance
 
 EXAMPLES = (
     "xreal-synth generate recipes/quickstart.yaml",
@@ -41,9 +27,6 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
-    from xreal_synth.cli.progress import RunDisplay
-    from xreal_synth.from_recipe import make_dataset, open_recipe
-
     run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
     with RunDisplay(progress_console(as_json)) as display:
         end = make_dataset(run, source=str(recipe), address=address, on_event=display.on_event)
@@ -98,7 +81,7 @@ def _show(end: RunEnd) -> None:
     if summary.generated_images:
         made = f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}"
         facts += [("this run", f"{made}, {summary.images_per_s:.2f} images/s")]
-    console.print(facts_table(facts, title="what was made", title_justify="left"))
+    console.print(table_of(facts, title="what was made", title_justify="left"))
     console.print(f"dataset:       {summary.uri}", soft_wrap=True)
     if built is not None:
         console.print(f"report:        {built.report}", soft_wrap=True)

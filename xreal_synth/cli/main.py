@@ -12,10 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from xreal_synth import __version__
-from xreal_synth.cli.options import console, examples, notes
+from xreal_synth.cli.options import examples
+from xreal_synth.cli.output import console, notes
 from xreal_synth.cli.usage import UsageError, check_options, usage_error
 from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import RecipeError, XrealError
+from xreal_synth.models.describe import describe, shipped_bundles
 
 _ANYWHERE: Final = ("-q", "--quiet", "-v", "--verbose")
 
@@ -56,8 +58,6 @@ def _version(show: bool) -> None:
 
 def _license(show: bool) -> None:
     if show:
-        from xreal_synth.models.describe import describe, shipped_bundles
-
         lines = ["code: Apache-2.0"]
         for info in map(describe, shipped_bundles()):
             lines += [f"bundle {info.name}: {info.licence}; {info.use_restriction}"]

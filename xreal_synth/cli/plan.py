@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from xreal_synth.cli.options import (
-    JsonOption,
-    OutputOption,
-    RecipeArgument,
-    SetOption,
-    bytes_text,
-    console,
-    facts_table,
-    note,
-    notes,
-    print_json,
-    seconds_text,
-)
+from xreal_synth.cli.options import JsonOption, OutputOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import bytes_text, console, note, notes, print_json, seconds_text, table_of
+from xreal_synth.engine.estimate import SHORTEST_S, CostEstimate, short_shards
 from xreal_synth.findings import HEART_FINDING
-
-if TYPE_CHECKING:
-    from xreal_synth.engine.estimate import CostEstimate
-    from xreal_synth.from_recipe import PlanReport
-    from xreal_synth.planning.probe import ProbeReport
-    from xreal_synth.run.setup import Run
-    from xreal_synth.types import QualitySettings
-
+from xreal_synth.from_recipe import PlanReport
+from xreal_synth.from_recipe import plan as plan_recipe
+from xreal_synth.planning.probe import ProbeReport
+from xreal_synth.run.setup import Run
+from xreal_synth.types import QualitySettings
 
 EXAMPLES = ("xreal-synth plan recipes/quickstart.yaml", "xreal-synth plan mine.yaml --set anatomies=1000000000 --json")
 
@@ -40,8 +26,6 @@ def plan(
 
     The device time too, where `doctor` has measured the bundle on this machine, or the bundle states it.
     """
-    from xreal_synth.from_recipe import plan as plan_recipe
-
     planned = plan_recipe(recipe, overrides=overrides or (), output=output, say=note)
     if as_json:
         print_json(_fields(planned))
@@ -69,18 +53,17 @@ def _fields(planned: PlanReport) -> dict[str, object]:
 
 
 def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
-    from xreal_synth.engine.estimate import SHORTEST_S, short_shards
-
     console.print(f"{run.recipe.name}: bundle {run.bundle.name}, digest {run.digest[:12]}")
-    rows = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
-    for row in report.rows:
-        rows.add_row(str(row.row), row.asked, _about(row.groups), f"{row.placeable:.0%}")
+    rows = [(row.row, row.asked, _about(row.groups), f"{row.placeable:.0%}") for row in report.rows]
+    header = ("row", "asked for", "groups", "can be placed")
+    console.print(table_of(rows, *header, title="rows", title_justify="left"))
+    counts = [
+        (count.label, *map(_about, (count.positive, count.negative, count.unknown)))
+        for count in report.labels
+        if count.label_set == "chexpert14" and count.positive + count.unknown > 0
+    ]
     title = "images by label (CheXpert's 14; ~ expected)"
-    labels = Table("label", "1", "0", "unknown", title=title, title_justify="left")
-    for count in report.labels:
-        if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
-            labels.add_row(count.label, *map(_about, (count.positive, count.negative, count.unknown)))
-    console.print(rows, labels)
+    console.print(table_of(counts, "label", "1", "0", "unknown", title=title, title_justify="left"))
     console.print(_facts(run, report, guess))
     for device, seconds in short_shards(run, guess).items():
         size = run.recipe.output.shard_size * SHORTEST_S / max(seconds, 0.1)
@@ -123,7 +106,7 @@ def _facts(run: Run, report: ProbeReport, guess: CostEstimate) -> Table:
     for device, seconds in guess.device_seconds.items():
         facts.append(("device time", f"about {seconds_text(seconds)} of one {device}"))
     facts.append(("output", run.recipe.output.uri))
-    return facts_table(facts, box=None, padding=(0, 2))
+    return table_of(facts, box=None, padding=(0, 2))
 
 
 def _quality(quality: QualitySettings) -> str:

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from xreal_synth.cli.options import JsonOption, console, notes, print_json, progress_console
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, note, notes, print_json, table_of
+from xreal_synth.cli.progress import progress_console
+from xreal_synth.engine.progress import PARTIAL, STOPPED
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import IMAGE_LABELS, image_label
+from xreal_synth.opening import open_image, read_file
+from xreal_synth.prepare.choose import Choice, parse_shares
+from xreal_synth.prepare.found import FolderColumns
 
 if TYPE_CHECKING:
     from xreal_synth.prepare.command import Report
     from xreal_synth.prepare.run import PrepareTask
     from xreal_synth.report.contact_sheet import ReviewImage
 
-EXIT_PARTIAL = 3
-EXIT_STOPPED = 75
 SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
@@ -119,8 +123,6 @@ def prepare(
     """
     import torch
 
-    from xreal_synth.prepare.choose import Choice, parse_shares
-    from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
     from xreal_synth.prepare.run import PrepareTask
 
@@ -162,16 +164,11 @@ def prepare(
     else:
         _show(report, out, review)
     if report.refused_share > max_refused:
-        notes.print(
-            f"{report.refused_share:.0%} of the images were refused, more than --max-refused {max_refused:g}",
-            soft_wrap=True,
-        )
-        raise typer.Exit(EXIT_PARTIAL)
+        note(f"{report.refused_share:.0%} of the images were refused, more than --max-refused {max_refused:g}")
+        raise typer.Exit(PARTIAL)
 
 
 def _renames(given: list[str]) -> dict[str, str]:
-    from xreal_synth.findings import IMAGE_LABELS, image_label
-
     renames = {}
     for text in given:
         own, equals, name = text.rpartition("=")
@@ -201,7 +198,7 @@ def _run(task: PrepareTask) -> Report:
         except KeyboardInterrupt:
             progress.stop()
             notes.print("stopped: run the same command again to go on")
-            raise typer.Exit(EXIT_STOPPED) from None
+            raise typer.Exit(STOPPED) from None
 
 
 def _sheets(report: Report, out: Path, count: int) -> None:
@@ -231,7 +228,6 @@ def _kept(out: Path, row: dict[str, str], *, scored: bool = False, remark: str =
     """A row's image as the sheets show it."""
     import numpy as np
 
-    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.contact_sheet import ReviewImage
 
     pixels = []
@@ -248,11 +244,12 @@ def _show(report: Report, out: Path, review: int) -> None:
     shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
     _say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
     kinds = ("positive", "negative", "unknown")
-    table = Table("label", *kinds)
-    for name, counts in account["labels"].items():
-        if counts["positive"] or counts["negative"]:
-            table.add_row(name, *(str(counts[kind]) for kind in kinds))
-    console.print(table)
+    rows = [
+        (name, *(counts[kind] for kind in kinds))
+        for name, counts in account["labels"].items()
+        if counts["positive"] or counts["negative"]
+    ]
+    console.print(table_of(rows, "label", *kinds))
     lines = [f"note: {note}" for note in account["notes"]]
     lines += [f"left out: {count} {reason}" for reason, count in account["left_out"].items()]
     lines += [f"refused: {count} {fault}" for fault, count in account["refused"].items()]
@@ -273,10 +270,8 @@ def _show_audit(report: Report, out: Path, review: int) -> None:
     labels, patients = audit["positives_by_split_and_view"], audit["patients_across_splits"]
     alike, outliers = audit["alike_across_splits"], audit["outliers"]
     groups = sorted({group for counts in labels.values() for group in counts})
-    table = Table("positive, by split and view", *groups)
-    for name, counts in labels.items():
-        table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
-    console.print(table)
+    rows = [(name, *(counts.get(group, 0) for group in groups)) for name, counts in labels.items()]
+    console.print(table_of(rows, "positive, by split and view", *groups))
     if patients:
         _say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
     for first, second in alike[:SHOWN_REFUSALS]:

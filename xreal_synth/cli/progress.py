@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from xreal_synth.cli.options import seconds_text
+from xreal_synth.cli.output import console, notes, seconds_text
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 QUIET_S = 60.0
 """Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
+
+
+def progress_console(as_json: bool) -> Console:
+    """Where progress is shown: beside the output where that is JSON."""
+    return notes if as_json and not console.quiet else console
 
 
 class _Display(Progress):

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from xreal_synth.cli.options import (
-    BundlePlaceOption,
-    ImagesPlaceOption,
-    JsonOption,
-    gpus_here,
-    note,
-    progress_console,
-    told,
-)
-from xreal_synth.cli.verify import DatasetArgument
+from xreal_synth.cli.options import BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
+from xreal_synth.cli.output import note, told
+from xreal_synth.cli.progress import progress_console
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import parse_key
+from xreal_synth.engine.backend import Backend, Networks
+from xreal_synth.engine.progress import PARTIAL
+from xreal_synth.engine.worker import environment
+from xreal_synth.engine.worker import replay as make_again
+from xreal_synth.report.picks import find_sample
+from xreal_synth.run.reopen import reopen
+from xreal_synth.run.resources import Resources, actor_shape, recorded_micro_batch
+from xreal_synth.run.setup import Run
+from xreal_synth.storage import Store, open_store
+from xreal_synth.types import Sample
 
-if TYPE_CHECKING:
-    from xreal_synth.storage import Store
-    from xreal_synth.types import Sample
-
-DIFFERENT = 3
 MOST_APART, BLOCK, MOST_APART_IN_BLOCK = 2.0, 16, 16.0
 """Grey levels by which another machine's image may differ, twice and more what was measured between precisions."""
 
@@ -48,8 +48,6 @@ def replay(
 
     Exit code 3 if the bytes differ; images of another environment may differ slightly.
     """
-    from xreal_synth.storage import open_store
-
     with progress_console(True).status(f"making {key}"):
         ((stored, made, _),) = made_again(open_store(dataset), [key], bundle, images)
     if out is not None:
@@ -61,7 +59,7 @@ def replay(
     if not _same_plan(stored, made):
         fields = {"key": key, "same_plan": False, "same_pixels": False}
         told(as_json, fields, f"{key}: the plan differs: labels, boxes or masks are not the stored ones")
-        raise typer.Exit(DIFFERENT)
+        raise typer.Exit(PARTIAL)
     apart = _apart(stored, made)
     fields = {"key": key, "same_plan": True, "same_pixels": not apart.any(), "most_apart": int(apart.max())}
     if not apart.any():
@@ -72,28 +70,25 @@ def replay(
         f"{key}: same plan, but {(apart > 0).sum():,} of {apart.size:,} pixels differ, by up to "
         f"{apart.max()} of 255 (mean {apart.mean():.3f}): another environment than the one it was made in?",
     )  # fmt: skip
-    raise typer.Exit(DIFFERENT)
+    raise typer.Exit(PARTIAL)
+
+
+def networks_here(run: Run, micro_batch: int | None) -> Backend:
+    """The bundle loaded in this process, on the GPU where torch sees one."""
+    import torch
+
+    here = Resources(cpus=1, gpus=float(torch.cuda.is_available()))
+    return Networks().open(run, actor_shape(run.recipe.compute, here, micro_batch))
 
 
 def made_again(
     store: Store, keys: Sequence[str], bundle: str | None, images: str | None
 ) -> Iterator[tuple[Sample, Sample, bool]]:
     """Each stored sample, what the dataset's settings give for it now, and whether its bytes are promised here."""
-    from xreal_synth.dataset.head import read_head
-    from xreal_synth.dataset.names import parse_key
-    from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.worker import environment
-    from xreal_synth.engine.worker import replay as make_again
-    from xreal_synth.report.picks import find_sample
-    from xreal_synth.run.reopen import reopen
-    from xreal_synth.run.resources import Resources, actor_shape, recorded_micro_batch
-
     head = read_head(store)
     groups = max(parse_key(key).group for key in keys) + 1
     run = reopen(store, head, anatomies=groups, bundle=bundle, images=images)
-    recorded = recorded_micro_batch(head.fingerprint)
-    shape = actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded)
-    backend = Networks().open(run, shape)
+    backend = networks_here(run, recorded_micro_batch(head.fingerprint))
     same = environment(backend) == head.fingerprint
     for key in keys:
         stored = find_sample(store, head, key)

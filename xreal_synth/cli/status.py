@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Group
@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from xreal_synth.cli.options import JsonOption, console, facts_table, note, print_json, seconds_text
-from xreal_synth.cli.verify import DatasetArgument
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.runlog import Line
-    from xreal_synth.dataset.status import DatasetStatus, State
-    from xreal_synth.storage import Store
+from xreal_synth.cli.options import DatasetArgument, JsonOption
+from xreal_synth.cli.output import console, note, print_json, seconds_text, table_of
+from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.runlog import Line, last_lines, run_logs
+from xreal_synth.dataset.status import DatasetStatus, State, StatusReader
+from xreal_synth.engine.log import line_of_logged
+from xreal_synth.storage import Store, open_store
 
 SHOWN_FAILURES = 10
 
@@ -51,10 +51,6 @@ def status(
 
     With --json, --watch prints one object per look.
     """
-    from xreal_synth.dataset.names import DATASET
-    from xreal_synth.dataset.status import StatusReader
-    from xreal_synth.storage import open_store
-
     store = open_store(dataset)
     reader = StatusReader(store)
     live = Live(console=console) if watch and console.is_terminal and not as_json else None
@@ -103,8 +99,6 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
 
 def _last_events(store: Store, count: int) -> list[Line] | None:
     """The last events of the last run that left a log, the oldest first; None where none were asked for."""
-    from xreal_synth.dataset.runlog import last_lines, run_logs
-
     if not count:
         return None
     logs = run_logs(store)
@@ -125,8 +119,6 @@ def _shown(found: DatasetStatus, events: list[Line] | None) -> Group:
 
 
 def _lines(events: list[Line]) -> Text:
-    from xreal_synth.engine.log import line_of_logged
-
     return Text("\n".join(map(line_of_logged, events)) or "no run has left a log here", overflow="fold")
 
 
@@ -152,7 +144,7 @@ def _table(found: DatasetStatus) -> Table:
         if len(shards) > SHOWN_FAILURES:
             facts += [(title, f"and {len(shards) - SHOWN_FAILURES} more (--json lists all)")]
     facts += [("at", found.uri)]
-    return facts_table(facts, title=f"{found.name}: {_SAID[found.state]}", title_justify="left")
+    return table_of(facts, title=f"{found.name}: {_SAID[found.state]}", title_justify="left")
 
 
 def _of(done: int, total: int | None, *, expected: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xreal_synth.cli.options import note
+from xreal_synth.cli.output import note
 
 EXAMPLES = ("xreal-synth studio", "xreal-synth studio --bundle my-xreal --host 0.0.0.0 --port 8080")
 

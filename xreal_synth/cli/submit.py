@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, console, note, notes, print_json
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import console, note, notes, print_json
+from xreal_synth.dataset.runlog import read_note
 from xreal_synth.engine.progress import COMPLETE, STOPPED
-from xreal_synth.errors import XrealError
+from xreal_synth.errors import AnatomyError, BundleError, XrealError
 from xreal_synth.escaping import for_terminal
+from xreal_synth.from_recipe import open_recipe
+from xreal_synth.recipe.load import load_recipe, recipe_file
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.run.setup import require_placeable
+from xreal_synth.storage import open_store
 
 if TYPE_CHECKING:
     from xreal_synth.engine.ray_submit import Cluster, JobEnd
-    from xreal_synth.recipe.schema import Recipe
 
 LEFT = 130
 """Ctrl-C: this command ends, the job does not."""
@@ -71,7 +77,6 @@ def submit(
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
     from xreal_synth.engine.job_package import megabytes, output_place, pack_job
-    from xreal_synth.recipe.load import recipe_file
 
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
@@ -125,9 +130,6 @@ def _followed(cluster: Cluster, job: str, out: TextIO) -> JobEnd:
 def _complete(place: str) -> bool:
     """Whether a job that was stopped, of whose end Ray says no more, has finished its dataset, as far as it can be
     seen from here."""
-    from xreal_synth.dataset.runlog import read_note
-    from xreal_synth.storage import open_store
-
     try:
         note = read_note(open_store(place))
     except (XrealError, OSError):
@@ -138,10 +140,6 @@ def _complete(place: str) -> bool:
 def _checked(file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
     from xreal_synth.engine.job_package import output_place
-    from xreal_synth.errors import AnatomyError, BundleError
-    from xreal_synth.from_recipe import open_recipe
-    from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.run.setup import require_placeable
 
     recipe = load_recipe(file, overrides=overrides or ()).recipe
     place = output_place(recipe.output.uri, root)

@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from xreal_synth.cli.options import (
-    JsonOption,
-    bytes_text,
-    console,
-    first_sentence,
-    note,
-    print_json,
-    progress_console,
-    told,
-)
-from xreal_synth.cli.progress import TrainDisplay
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import bytes_text, console, first_sentence, note, print_json, table_of, told
+from xreal_synth.cli.progress import TrainDisplay, progress_console
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
+from xreal_synth.recipe.schema import Compute
 from xreal_synth.storage import nothing_left
 
 if TYPE_CHECKING:
@@ -69,11 +61,11 @@ def _shipped() -> dict[str, Path]:
 
 def _list(show: bool) -> None:
     if show:
-        table = Table("network", "config", "about", show_edge=False)
-        for name, path in _shipped().items():
-            text = path.read_text(encoding="utf-8")
-            table.add_row(re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text))
-        console.print(table)
+        texts = {name: path.read_text(encoding="utf-8") for name, path in _shipped().items()}
+        rows = [
+            (re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text)) for name, text in texts.items()
+        ]
+        console.print(table_of(rows, "network", "config", "about", show_edge=False))
         raise typer.Exit
 
 
@@ -184,7 +176,6 @@ def _train_together(
 ) -> Result:
     """In a Ray of this machine's own, or the cluster at `address`; shares are workers, GPUs, CPUs, threads."""
     from xreal_synth.engine.ray_session import resources, session
-    from xreal_synth.recipe.schema import Compute
 
     workers, gpus, cpus, threads = shares
     with session(address, Compute(actors=workers, cpus_per_actor=cpus)):
@@ -204,15 +195,12 @@ def _dry_run(network: str, path: Path, overrides: Sequence[str], workers: int, *
     if as_json:
         print_json({**asdict(found), "memory": {**found.memory, "total": total}})
         return
-    table = Table("network", "weights trained", "held fixed", title="Weights", title_justify="left")
-    for name, counts in found.parameters.items():
-        table.add_row(name, *(f"{count:,}" for count in counts))
-    console.print(table)
+    weights = [(name, *(f"{count:,}" for count in counts)) for name, counts in found.parameters.items()]
+    header = ("network", "weights trained", "held fixed")
+    console.print(table_of(weights, *header, title="Weights", title_justify="left"))
     title = f"Memory of each of {workers} worker(s), {found.images_at_once} image(s) at once"
-    table = Table("what", "bytes", title=title, title_justify="left")
-    for name, size in [*found.memory.items(), ("in all", total)]:
-        table.add_row(name, bytes_text(size))
-    console.print(table)
+    sizes = [(name, bytes_text(size)) for name, size in [*found.memory.items(), ("in all", total)]]
+    console.print(table_of(sizes, "what", "bytes", title=title, title_justify="left"))
     console.print(
         f"{found.steps:,} steps of {found.batch} images; {found.flops_per_step / 1e12:.3g} TFLOP a step, forward and "
         "backward (counted by torch.utils.flop_counter). The allocator's reserve and work space come on top."

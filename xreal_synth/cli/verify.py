@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from xreal_synth.cli.options import BundlePlaceOption, ImagesPlaceOption, JsonOption, note, notes, told
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.verify import VerifyProblem
-    from xreal_synth.storage import Store
-
-DatasetArgument = Annotated[str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)]
-PARTIAL = 3
+from xreal_synth.cli.options import BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
+from xreal_synth.cli.output import note, notes, told
+from xreal_synth.cli.replay import forged, made_again
+from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
+from xreal_synth.dataset.signature import SIGNATURE, signature_problems
+from xreal_synth.dataset.signature import sign as sign_dataset
+from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.verify import VerifyProblem
+from xreal_synth.dataset.verify import verify as run_verify
+from xreal_synth.engine.progress import PARTIAL
+from xreal_synth.storage import Store, open_store
 
 EXAMPLES = ("xreal-synth verify out/quickstart", "xreal-synth verify out/big --quick --json")
 
@@ -46,12 +50,6 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Checks every hash, and that images, masks, boxes, labels and tables agree. Exit code 3 if not."""
-    from xreal_synth.dataset.signature import SIGNATURE, signature_problems
-    from xreal_synth.dataset.signature import sign as sign_dataset
-    from xreal_synth.dataset.verify import VerifyProblem
-    from xreal_synth.dataset.verify import verify as run_verify
-    from xreal_synth.storage import open_store
-
     store = open_store(dataset)
     with notes.status("verifying") as status:
         report = run_verify(
@@ -81,12 +79,6 @@ def verify(
 
 def _forged(store: Store, count: int, bundle: str | None, images: str | None) -> Iterator[VerifyProblem]:
     """Of `count` images that nobody could foresee, those that the dataset's settings do not give."""
-    from xreal_synth.cli.replay import forged, made_again
-    from xreal_synth.dataset.head import read_head
-    from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
-    from xreal_synth.dataset.table import read_table, sample_schema
-    from xreal_synth.dataset.verify import VerifyProblem
-
     head, draw, keys = read_head(store), SystemRandom(), set[str]()
     shards = shards_in(store, RECORDS, head.name)
     draw.shuffle(shards)
