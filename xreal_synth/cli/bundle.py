@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from xreal_synth.cli.evaluate_common import sampling_from
 from xreal_synth.cli.options import JsonOption, examples
@@ -27,7 +28,7 @@ def list_bundles(as_json: JsonOption = False) -> None:
 
 @app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
 def show(
-    bundle: Annotated[str, typer.Argument(help="A shipped name or a folder.", show_default=False)],
+    bundle: Annotated[str, Argument(help="A shipped name or a folder.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
     """Describes a bundle and checks the hash of every file in it."""
@@ -55,12 +56,12 @@ def show(
     epilog=examples("xreal-synth bundle random ./tiny-bundle", "xreal-synth bundle random --config paper ./paper-sized")
 )
 def random(
-    out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.", show_default=False)],
     config: Annotated[
         Literal["tiny", "mini", "paper"],
-        typer.Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
+        Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
     ] = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of the weights.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Builds a bundle of seeded random weights, for tests of memory and speed: its images are noise."""
@@ -84,15 +85,14 @@ def random(
     ),
 )
 def add_prompt(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder; it is changed.", show_default=False)],
-    text: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
-    finding: Annotated[str | None, typer.Option(help="Makes it this finding's prompt.", show_default=False)] = None,
+    bundle: Annotated[str, Argument(help="A bundle's folder; it is changed.", show_default=False)],
+    text: Annotated[str, Argument(help="The prompt.", show_default=False)],
+    finding: Annotated[str | None, Option(help="Makes it this finding's prompt.", show_default=False)] = None,
     text_encoder: Annotated[
-        Path | None,
-        typer.Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own"),
+        Path | None, Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own")
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache")
+        Path | None, Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,7 +106,7 @@ def add_prompt(
     told(as_json, bundle_fields(info), line)
 
 
-Run = Annotated[Path | None, typer.Option(help="The --out folder of its training.", show_default=False)]
+Run = Annotated[Path | None, Option(help="The --out folder of its training.", show_default=False)]
 
 
 @app.command(
@@ -119,7 +119,7 @@ Run = Annotated[Path | None, typer.Option(help="The --out folder of its training
     )
 )
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.", show_default=False)],
     autoencoder: Run = None,
     controller: Run = None,
     denoiser: Run = None,
@@ -129,25 +129,25 @@ def export(
     guidance: Run = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Training images, on whose masks the mask bank is fitted and on which `sampling.detail` is.",
             show_default="the base's",
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="A bundle that gives all that the runs do not.", show_default="none")
+        str | None, Option(help="A bundle that gives all that the runs do not.", show_default="none")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the folder's")] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="the base's")] = None,
+    name: Annotated[str | None, Option(help="The bundle's name.", show_default="the folder's")] = None,
+    licence: Annotated[str | None, Option(help="Of the weights.", show_default="the base's")] = None,
     training_data: Annotated[
-        str | None, typer.Option(help="What it was trained on, in a sentence.", show_default="the base's")
+        str | None, Option(help="What it was trained on, in a sentence.", show_default="the base's")
     ] = None,
     use: Annotated[
-        str | None, typer.Option(help="What it may be used for.", show_default="the base's, or research only")
+        str | None, Option(help="What it may be used for.", show_default="the base's, or research only")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             show_default="the base's",
@@ -155,17 +155,16 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        Literal["last", "best"], typer.Option(help="The last weights, or those of the least validation loss.")
+        Literal["last", "best"], Option(help="The last weights, or those of the least validation loss.")
     ] = "last",
     as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
     from xreal_synth.training.export import make_bundle
 
-    runs = {
-        "autoencoder": autoencoder, "controller": controller, "denoiser": denoiser, "controlnet": controlnet,
-        "segmenter": segmenter, "classifier": classifier, "guidance": guidance,
-    }  # fmt: skip
+    networks = ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier", "guidance")
+    folders = (autoencoder, controller, denoiser, controlnet, segmenter, classifier, guidance)
+    runs = dict(zip(networks, folders, strict=True))
     name = name or out.absolute().name
     words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}
     part, defaults = "best" if weights == "best" else "network", sampling_from(settings)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from xreal_synth.cli.options import examples
-from xreal_synth.cli.output import bytes_text, console, note, notes
-from xreal_synth.cli.progress import StepsDisplay
+from xreal_synth.cli.output import StepsDisplay, bytes_text, note, notes, say
 from xreal_synth.errors import ConversionError
 from xreal_synth.models.describe import CONTROLNET, UPSCALER, BundleInfo
 from xreal_synth.models.text.prompts import read_prompts
@@ -29,36 +29,26 @@ app = typer.Typer(
 
 
 Dtype = Literal["fp32", "fp16"]
-Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
+Out = Annotated[Path, Argument(help="The bundle's folder; must not exist.", show_default=False)]
 Prompts = Annotated[
-    Path | None,
-    typer.Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own"),
+    Path | None, Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own")
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
+    Dtype, Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
 ]
-Bank = Annotated[
-    str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
-]
-Name = Annotated[str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
-Licence = Annotated[str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")]
-Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
-TrainingData = Annotated[
-    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
-]
-Config = Annotated[
-    Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
-]
+Bank = Annotated[str, Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")]
+Name = Annotated[str | None, Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
+Licence = Annotated[str | None, Option(help="The weights' licence.", show_default="what the publisher states")]
+Use = Annotated[str | None, Option(help="Use restriction.", show_default="what the publisher states")]
+TrainingData = Annotated[str | None, Option(help="What it was trained on.", show_default="what the publisher states")]
+Config = Annotated[Path | None, Option(help="Training YAML, for weights of other sizes.", show_default="as published")]
 Vocab = Annotated[
-    Path | None, typer.Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache")
+    Path | None, Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache")
 ]
-Ema = Annotated[
-    bool, typer.Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")
-]
-KeepText = Annotated[bool, typer.Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
+Ema = Annotated[bool, Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")]
+KeepText = Annotated[bool, Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
 Ignore = Annotated[
-    list[str] | None,
-    typer.Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False),
+    list[str] | None, Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False)
 ]
 
 
@@ -71,10 +61,10 @@ Ignore = Annotated[
 )
 def xreal(
     out: Out,
-    backbone: Annotated[Path, typer.Option(help="backbone.pth", show_default=False)],
-    ae: Annotated[Path | None, typer.Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
+    backbone: Annotated[Path, Option(help="backbone.pth", show_default=False)],
+    ae: Annotated[Path | None, Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
     controller: Annotated[
-        Path | None, typer.Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
+        Path | None, Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
     ] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
@@ -106,20 +96,16 @@ def xreal(
 )
 def cheff(
     out: Out,
-    t2i: Annotated[
-        Path | None, typer.Option(help="cheff_diff_t2i.pt, the text-to-image model.", show_default=False)
-    ] = None,
+    t2i: Annotated[Path | None, Option(help="cheff_diff_t2i.pt, the text-to-image model.", show_default=False)] = None,
     uncond: Annotated[
-        Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
+        Path | None, Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
     ] = None,
     bundle: Annotated[
-        str | None, typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
+        str | None, Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
     ] = None,
-    ae: Annotated[
-        Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
-    ] = None,
+    ae: Annotated[Path | None, Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")] = None,
     upscaler: Annotated[
-        Path | None, typer.Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False)
+        Path | None, Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False)
     ] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
@@ -173,18 +159,18 @@ def cheff(
     )
 )
 def diffusers(
-    source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
+    source: Annotated[Path, Argument(help="Folder with model_index.json.", show_default=False)],
     out: Out,
     model: Annotated[
         Literal["roentgen", "other"],
-        typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
+        Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
     ] = "other",
     prompts: Prompts = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
+        int | None, Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
+        str | None, Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
     ] = None,
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
@@ -217,13 +203,13 @@ def diffusers(
     )
 )
 def controlnet(
-    source: Annotated[Path, typer.Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)],
+    source: Annotated[Path, Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)],
     out: Out,
-    bundle: Annotated[str, typer.Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)],
-    licence: Annotated[str, typer.Option(help="The ControlNet's licence.", show_default=False)],
+    bundle: Annotated[str, Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)],
+    licence: Annotated[str, Option(help="The ControlNet's licence.", show_default=False)],
     hint: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What it was shown: organs (a channel each), grey (code / 4, three channels), grey1 (one), or "
             "five colours for background, left lung, right lung, heart, aorta.",
             show_default="what its config.json says",
@@ -279,15 +265,12 @@ def _extend(bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo
 
 
 def show(info: BundleInfo) -> None:
-    console.print(
+    say(
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}",
-        soft_wrap=True,
+        f"{len(info.known_prompts)} prompts, licence {info.licence}"
     )
     if "anatomy_controller" not in info.parts:
-        console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images", soft_wrap=True
-        )
+        say("no Anatomy Controller: sampling.control: xreal needs one trained on this model's images")
 
 
 def _said(

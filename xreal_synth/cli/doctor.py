@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 from uuid import uuid4
 
 import typer
+from typer import Option
 
 from xreal_synth.cli.options import JsonOption
 from xreal_synth.cli.output import bytes_text, notes, table_of, told
@@ -69,12 +70,12 @@ EXAMPLES = (
 
 def doctor(
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read.")
+        str, Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read.")
     ] = ".",
     bundle: Annotated[
-        str, typer.Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI.")
+        str, Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI.")
     ] = "xreal-mini",
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
+    ray: Annotated[bool, Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Looks at Python, packages, device, memory, storage, Ray and the shipped models, and makes an image.

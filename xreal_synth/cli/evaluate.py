@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from xreal_synth.cli import evaluate_bundle, evaluate_dataset, evaluate_privacy, evaluate_readers, evaluate_utility
@@ -60,8 +61,8 @@ app.add_typer(evaluate_readers.app, name="readers")
 )
 def leak(
     dataset: common.GeneratedArgument,
-    count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the bootstrap.")] = 0,
+    count: Annotated[int, Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
+    seed: Annotated[int, Option(min=0, help="Of the folds and the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Two probes' areas under the ROC curve in telling shams (edited to no effect) from their unedited twins.

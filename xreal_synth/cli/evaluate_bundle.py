@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Column
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import console, print_json, table_of
+from xreal_synth.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.anatomy import AnatomyFigures
@@ -44,7 +44,7 @@ EXAMPLES = {
 def bundle(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")] = None,
+    count: Annotated[int | None, Option("-n", min=3, help="Images.", show_default="all of the split")] = None,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
@@ -55,10 +55,10 @@ def bundle(
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
+        Path | None, Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
     ] = None,
     spectrum: Annotated[
-        Path | None, typer.Option(help="Draws power over real images by frequency.", show_default="no")
+        Path | None, Option(help="Draws power over real images by frequency.", show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,7 +104,7 @@ def _show(figures: BundleFigures) -> None:
     from xreal_synth.evaluation.bundle import NOTES, table_of_figures
 
     reached = f"reached ({figures.images} images)"
-    console.print(table_of(table_of_figures(figures), "figure", reached, "beside"))
+    print_table(table_of_figures(figures), "figure", reached, "beside")
     for note in NOTES:
         console.print(note)
     for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
@@ -124,20 +124,20 @@ def choices(
     data: common.DataOption,
     grid: Annotated[
         list[str],
-        typer.Option(
+        Option(
             metavar="KEY=VALUE,VALUE",
             help="Values of a key of `sampling`, or of `bundle`; may be repeated.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)],
+    out: Annotated[Path, Option(help="A folder a cell, and the table; run again to go on.", show_default=False)],
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=3, help="Images a cell.")] = 16,
+    count: Annotated[int, Option("-n", min=3, help="Images a cell.")] = 16,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    cross: Annotated[bool, typer.Option("--cross", help="Every combination, not one setting at a time.")] = False,
+    cross: Annotated[bool, Option("--cross", help="Every combination, not one setting at a time.")] = False,
     evaluators: common.EvaluatorsOption = None,
     precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
@@ -160,7 +160,7 @@ def choices(
         print_json(own)
         return
     header = (Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
-    console.print(table_of(table_rows(rows), *header))
+    print_table(table_rows(rows), *header)
     console.print(NOTE)
     console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")
 
@@ -168,7 +168,7 @@ def choices(
 def anatomy(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
+    count: Annotated[int, Option("-n", min=2, help="Images.")] = 64,
     split: common.SplitOption = "val",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
@@ -176,9 +176,7 @@ def anatomy(
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     images: common.ImagesOption = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Also draws real images beside made ones.", show_default="no")
-    ] = None,
+    sheet: Annotated[Path | None, Option(help="Also draws real images beside made ones.", show_default="no")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
@@ -216,7 +214,7 @@ def anatomy(
         ("change outside the region, grey levels", "", figures.change_outside, ""),
     ]
     columns = f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
-    console.print(table_of(rows, "figure", *columns))
+    print_table(rows, "figure", *columns)
     _show_seconds(figures, "per image")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Argument, Option
 
-from xreal_synth.cli.output import notes
+from xreal_synth.cli.output import note, notes
 from xreal_synth.dataset.source import Source, open_source
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.yaml_text import parse
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
 
 
-DataOption = Annotated[str, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)]
-BundleOption = Annotated[str, typer.Option(help="A shipped name or a folder.")]
-SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and images from.")]
+DataOption = Annotated[str, Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)]
+BundleOption = Annotated[str, Option(help="A shipped name or a folder.")]
+SplitOption = Annotated[str, Option(help="The manifest's split to take masks and images from.")]
 TrainSplitOption = Annotated[
-    str, typer.Option(help="The split the bundle was trained on: for real beside real, and for copies.")
+    str, Option(help="The split the bundle was trained on: for real beside real, and for copies.")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Which images, boxes and noise.")]
+SeedOption = Annotated[int, Option(min=0, help="Which images, boxes and noise.")]
 SamplingSetOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="A key of a recipe's `sampling`, e.g. hold=0.5 or mode=reference; may be repeated.",
@@ -38,47 +38,47 @@ SamplingSetOption = Annotated[
     ),
 ]
 EvaluatorsOption = Annotated[
-    Path | None, typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones")
+    Path | None, Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones")
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Keeps the generated images; run again to go on, or to measure without sampling.",
         show_default="a temporary folder",
     ),
 ]
-PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the denoiser.")]
-MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], Option(help="Of the denoiser.")]
+MicroBatchOption = Annotated[int, Option(min=1, help="Images sampled at once.")]
+ThreadsOption = Annotated[int, Option(min=1, help="CPU threads.")]
 
 
 RealSplitOption = Annotated[
-    str, typer.Option(help="The manifest's split to measure by; best images that no network has seen.")
+    str, Option(help="The manifest's split to measure by; best images that no network has seen.")
 ]
 BesideOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="The split whose real images stand beside made ones in distances.",
         show_default="train, or half of the split's patients",
     ),
 ]
 InceptionOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="FILE",
         help="The FID's Inception weights (pytorch-fid's or torch-fidelity's file): adds FID and KID.",
         show_default="none: no FID",
     ),
 ]
-MostOption = Annotated[int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
+MostOption = Annotated[int, Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
 MOST = 10_000
 
 GeneratedArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False)
+    str, Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False)
 ]
 RealOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--real",
         metavar="MANIFEST",
         help="Real images: a manifest.csv, or the folder or URI that holds it.",
@@ -172,4 +172,4 @@ def made_source(dataset: str) -> Iterator[Source]:
     source = open_source(open_store(dataset))
     yield source
     for skipped in source.skipped:
-        notes.print(str(skipped), soft_wrap=True)
+        note(str(skipped))

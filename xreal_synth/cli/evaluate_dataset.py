@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import console, print_json, table_of
+from xreal_synth.cli.output import console, print_json, print_table, table_of
 from xreal_synth.evaluation.kept import json_bytes
 from xreal_synth.storage import LocalStore
 
@@ -45,7 +46,7 @@ def dataset(
     threads: common.ThreadsOption = 1,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"),
+        Option("--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"),
     ] = None,
 ) -> None:
     """A finished dataset's images beside real ones: the paper's figures and more, in all and by finding.
@@ -86,7 +87,7 @@ def _show(record: Mapping[str, Any]) -> None:
             for row in overall(rows)
             if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth")
         ]
-        console.print(table_of(figures, title, "made", "real", "n"))
+        print_table(figures, title, "made", "real", "n")
         console.print(_by_finding(*finding_table(rows)))
     for note in record["notes"]:
         console.print(note)
@@ -118,7 +119,7 @@ def _beside(made: str, real: str, figure: str) -> str:
 
 def compare(
     datasets: Annotated[
-        list[str], typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False)
+        list[str], Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False)
     ],
     real: common.RealOption,
     split: common.RealSplitOption = "val",
@@ -128,7 +129,7 @@ def compare(
     inception: common.InceptionOption = None,
     threads: common.ThreadsOption = 1,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for compare.md and compare.json.", show_default="not written")
+        Path | None, Option(help="A folder for compare.md and compare.json.", show_default="not written")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -161,7 +162,7 @@ def compare(
     header, cells = dataset_record.compared_table(records)
     names, *rows = zip(*cells, strict=True)
     figures = [(name, *row) for name, row in zip(header[1:], rows, strict=True)]
-    console.print(table_of(figures, "figure", *names))
+    print_table(figures, "figure", *names)
     for line in dataset_record.paper_lines():
         console.print(line)
     if out is not None:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import console, note, notes, print_json, table_of
+from xreal_synth.cli.output import console, note, notes, print_json, print_table, say
 from xreal_synth.dataset.source import Source, add_excluded
 from xreal_synth.evaluation.kept import json_bytes
 from xreal_synth.images.manifest import ImageRow
@@ -35,26 +35,24 @@ def privacy(
     dataset: common.GeneratedArgument,
     train: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="MANIFEST",
             help="The images that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
             show_default=False,
         ),
     ],
     real: Annotated[
-        str | None, typer.Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's")
+        str | None, Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's")
     ] = None,
-    train_split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")] = "train",
-    split: Annotated[str, typer.Option(help="The split of other patients' images: chance.")] = "val",
+    train_split: Annotated[str, Option(help="The split that the bundle was trained on.")] = "train",
+    split: Annotated[str, Option(help="The split of other patients' images: chance.")] = "val",
     quarantine: Annotated[
         bool,
-        typer.Option(
-            "--quarantine", help="Adds the copies to the dataset's excluded.csv: exports and readers skip them."
-        ),
+        Option("--quarantine", help="Adds the copies to the dataset's excluded.csv: exports and readers skip them."),
     ] = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help=f"Draws the {SHOWN} closest pairs, and all copies. It shows training images: keep it apart.",
             show_default="no",
         ),
@@ -146,9 +144,9 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
         ("below the threshold, made", *(metric.made for metric in metrics)),
         ("below the threshold, validation", *(metric.validation for metric in metrics)),
     ]
-    console.print(table_of(rows, "", *audit.metrics))
+    print_table(rows, "", *audit.metrics)
     for pair in audit.copies:
-        console.print(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}", soft_wrap=True)
+        say(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}")
     if not audit.copies:
         nearest = audit.pairs[0]
         console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

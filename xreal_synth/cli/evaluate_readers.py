@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, examples
@@ -68,24 +69,21 @@ them is for whoever gave the images to say. For research; not for diagnosis.
 def make(
     dataset: common.GeneratedArgument,
     out: Annotated[
-        str,
-        typer.Argument(metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False),
+        str, Argument(metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False)
     ],
     real: common.RealOption,
     beside: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="DATASET", help="Another dataset, as a kind of its own; may be repeated.", show_default="no"
-        ),
+        Option(metavar="DATASET", help="Another dataset, as a kind of its own; may be repeated.", show_default="no"),
     ] = None,
-    split: Annotated[str, typer.Option(help="The manifest's split to take real images from.")] = "val",
-    number: Annotated[int, typer.Option("--readers", min=1, max=50)] = 3,
-    images: Annotated[int, typer.Option(min=2, help="Images in all, as many real as of each dataset.")] = 60,
+    split: Annotated[str, Option(help="The manifest's split to take real images from.")] = "val",
+    number: Annotated[int, Option("--readers", min=1, max=50)] = 3,
+    images: Annotated[int, Option(min=2, help="Images in all, as many real as of each dataset.")] = 60,
     repeats: Annotated[
-        int | None, typer.Option(min=0, help="Images that come a second time.", show_default="a tenth of the images")
+        int | None, Option(min=0, help="Images that come a second time.", show_default="a tenth of the images")
     ] = None,
-    guess: Annotated[bool, typer.Option("--guess", help="Also asks: real or synthetic? The paper did not.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Which images and orders.", show_default="drawn")] = None,
+    guess: Annotated[bool, Option("--guess", help="Also asks: real or synthetic? The paper did not.")] = False,
+    seed: Annotated[int | None, Option(min=0, help="Which images and orders.", show_default="drawn")] = None,
 ) -> None:
     """Pages for blind readers, who rank images 1 to 5 for anatomy, pathology and quality.
 
@@ -126,10 +124,9 @@ def make(
     )
 )
 def analyse(
-    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)],
+    kit: Annotated[Path, Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)],
     results: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULTS...", help="Readers' saved answers, JSON or CSV.", show_default=False),
+        list[Path], Argument(metavar="RESULTS...", help="Readers' saved answers, JSON or CSV.", show_default=False)
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
@@ -45,28 +45,22 @@ EXAMPLES = {
 def utility(
     dataset: common.GeneratedArgument,
     real: common.RealOption,
-    finding: Annotated[list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER")
-    ],
+    finding: Annotated[list[str], Option(help="What it learns to see; may be repeated.", show_default=False)],
+    out: Annotated[Path, Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER")],
     task: Annotated[
-        Literal["classify", "localise"],
-        typer.Option(help="localise: a detector, learnt from boxes and tested on real ones."),
+        Literal["classify", "localise"], Option(help="localise: a detector, learnt from boxes and tested on real ones.")
     ] = "classify",
-    shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
-    train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
-    split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
-    arch: Annotated[
-        Literal["small", "densenet121"], typer.Option(help="small: three residual stages, for CPUs.")
-    ] = "small",
+    shares: Annotated[str, Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
+    seeds: Annotated[int, Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
+    train_split: Annotated[str, Option(help="The manifest's split to train on.")] = "train",
+    split: Annotated[str, Option(help="The split to test on, of other patients.")] = "val",
+    arch: Annotated[Literal["small", "densenet121"], Option(help="small: three residual stages, for CPUs.")] = "small",
     size: Annotated[
-        int | None,
-        typer.Option(min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise"),
+        int | None, Option(min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise")
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
-    batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
-    rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
+    steps: Annotated[int, Option(min=2, help="Of the optimiser, the same for all.")] = 600,
+    batch: Annotated[int, Option(min=4, help="Images a step, a multiple of 4.")] = 16,
+    rate: Annotated[float, Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
     precision: Literal["fp32", "bf16"] = "bf16",
     threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Argument, Option
 
-from xreal_synth.cli.options import DatasetArgument, JsonOption, examples
-from xreal_synth.cli.output import console, notes, told
-from xreal_synth.cli.progress import progress_console
+from xreal_synth.cli.options import DatasetArgument, JsonOption
+from xreal_synth.cli.output import console, note, notes, progress_console, told
 from xreal_synth.dataset.names import CARD, SHEET
 from xreal_synth.dataset.source import OnImage, Source, open_source
 from xreal_synth.engine.progress import PARTIAL
@@ -31,24 +31,21 @@ from xreal_synth.storage import LocalStore, open_store, private_files
 Format = Literal["coco", "yolo", "monai", "hf", "dicom", "croissant"]
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth export out/quickstart out/quickstart-coco --to coco",
-            "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
-            "xreal-synth export out/quickstart out/quickstart-monai --to monai",
-            "xreal-synth export s3://bucket/big big-hf --to hf --json",
-            "xreal-synth export out/quickstart quickstart-hf --to hf --push me/quickstart",
-            "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
-        )
-    )(export)
+EXAMPLES = (
+    "xreal-synth export out/quickstart out/quickstart-coco --to coco",
+    "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
+    "xreal-synth export out/quickstart out/quickstart-monai --to monai",
+    "xreal-synth export s3://bucket/big big-hf --to hf --json",
+    "xreal-synth export out/quickstart quickstart-hf --to hf --push me/quickstart",
+    "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
+)
 
 
 def export(
     dataset: DatasetArgument,
     out: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A new folder (croissant: a new .json file). An export replaces nothing.",
             metavar="OUT",
             show_default=False,
@@ -56,7 +53,7 @@ def export(
     ],
     to: Annotated[
         Format,
-        typer.Option(
+        Option(
             help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
             "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
             "dicom: secondary captures marked synthetic, their segmentations (SEG), masks as PNG. croissant: "
@@ -66,14 +63,14 @@ def export(
     ],
     push: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="OWNER/NAME",
             help="With --to hf: puts OUT on the Hugging Face Hub, as a new private dataset repository. Needs HF_TOKEN "
             "or `hf auth login`.",
             show_default=False,
         ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: a repository for everyone.")] = False,
+    public: Annotated[bool, Option("--public", help="With --push: a repository for everyone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Writes a dataset in another format; splits are kept. It is there whole or not at all.
@@ -83,7 +80,7 @@ def export(
     _refuse_push(to, push, public=public)
     path = free_path(out)
     for old in left_behind(path):
-        notes.print(f"left by an export that was ended: {old} may be deleted", soft_wrap=True)
+        note(f"left by an export that was ended: {old} may be deleted")
     source = open_source(open_store(dataset))
     if source.head.real_images:
         private_files()
@@ -96,7 +93,7 @@ def export(
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
-        notes.print(str(skipped), soft_wrap=True)
+        note(str(skipped))
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
     reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
     line = f"{path}: {counted.samples:,} images ({reported}) as {to}"

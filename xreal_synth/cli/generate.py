@@ -7,8 +7,7 @@ from dataclasses import asdict
 import typer
 
 from xreal_synth.cli.options import AddressOption, JsonOption, OutputOption, RecipeArgument, SetOption
-from xreal_synth.cli.output import console, note, notes, print_json, seconds_text, table_of
-from xreal_synth.cli.progress import RunDisplay, progress_console
+from xreal_synth.cli.output import RunDisplay, note, notes, print_json, print_table, progress_console, say, seconds_text
 from xreal_synth.engine.progress import RunSummary
 from xreal_synth.from_recipe import RunEnd, make_dataset, open_recipe
 from xreal_synth.types import Acceptance
@@ -81,12 +80,12 @@ def _show(end: RunEnd) -> None:
     if summary.generated_images:
         made = f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}"
         facts += [("this run", f"{made}, {summary.images_per_s:.2f} images/s")]
-    console.print(table_of(facts, title="what was made", title_justify="left"))
-    console.print(f"dataset:       {summary.uri}", soft_wrap=True)
+    print_table(facts, title="what was made", title_justify="left")
+    say(f"dataset:       {summary.uri}")
     if built is not None:
-        console.print(f"report:        {built.report}", soft_wrap=True)
+        say(f"report:        {built.report}")
     if built is not None and built.contact_sheet:
-        console.print(f"contact sheet: {built.contact_sheet}", soft_wrap=True)
+        say(f"contact sheet: {built.contact_sheet}")
     for failure in summary.failures:
         if failure.reason:
             notes.print(f"shard {failure.shard} failed: {failure.reason}")

@@ -1,23 +1,24 @@
-"""Options and arguments that several verbs take."""
+"""Options and arguments that several verbs take, and texts of their help and lists."""
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-DatasetArgument = Annotated[str, typer.Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)]
+DatasetArgument = Annotated[str, Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)]
 RecipeArgument = Annotated[
-    Path,
-    typer.Argument(help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE"),
+    Path, Argument(help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE")
 ]
 OutputOption = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's")
+    str | None, Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY.PATH=VALUE",
         help="Replaces one field of the recipe, e.g. anatomies=64 or findings[1].weight=2; may be repeated.",
@@ -25,22 +26,28 @@ SetOption = Annotated[
     ),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option(help="A running Ray cluster's address; without it a local Ray is started and ended.")
+    str | None, Option(help="A running Ray cluster's address; without it a local Ray is started and ended.")
 ]
 BundlePlaceOption = Annotated[
-    str | None, typer.Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's")
+    str | None, Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's")
 ]
 ImagesPlaceOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--images",
         help="Where its real images or organ masks are, if not where they were.",
         show_default="the recipe's",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Prints one JSON object for scripts.")]
+JsonOption = Annotated[bool, Option("--json", help="Prints one JSON object for scripts.")]
 
 
 def examples(*lines: str) -> str:
     """The epilog of a verb's help: commands that can be copied."""
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def first_sentence(text: str) -> str:
+    """Of a YAML file's first comment."""
+    lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return re.split(r"(?<=[.:]) ", " ".join(line[1:].strip() for line in lines))[0].rstrip(".:")

@@ -1,21 +1,30 @@
-"""What the verbs print with: the console, tables, JSON, sizes and times in words."""
+"""What the verbs print with: the console, tables, JSON, sizes and times in words; and progress.
+
+A run's events, or a training's pace, are a bar on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import filesize
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from xreal_synth.engine.log import LineLog
+from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
 from xreal_synth.escaping import for_terminal
 from xreal_synth.evaluation.kept import null_for_nan
+
+if TYPE_CHECKING:
+    from xreal_synth.training.session import Pace
 
 
 class _Terminal(Console):
@@ -29,18 +38,22 @@ console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
 notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def first_sentence(text: str) -> str:
-    """Of a YAML file's first comment."""
-    lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
-    return re.split(r"(?<=[.:]) ", " ".join(line[1:].strip() for line in lines))[0].rstrip(".:")
-
-
 def table_of(rows: Iterable[Sequence[Any]], *header: str | Column, **how: Any) -> Table:
     """Rows of texts or numbers, without a header names with what is said of each; `how` is rich's."""
     table = Table(*header, show_header=bool(header), **how)
     for row in rows:
         table.add_row(*map(str, row))
     return table
+
+
+def print_table(rows: Iterable[Sequence[Any]], *header: str | Column, **how: Any) -> None:
+    """A table as `table_of` makes it."""
+    console.print(table_of(rows, *header, **how))
+
+
+def say(line: str) -> None:
+    """A line of the output, as long as it is."""
+    console.print(line, soft_wrap=True)
 
 
 def note(line: str) -> None:
@@ -60,7 +73,10 @@ def told(as_json: bool, fields: Any, *shown: str | Table) -> None:
         print_json(fields)
         return
     for one in shown:
-        console.print(one, soft_wrap=isinstance(one, str))
+        if isinstance(one, str):
+            say(one)
+        else:
+            console.print(one)
 
 
 def seconds_text(seconds: float) -> str:
@@ -77,3 +93,113 @@ def seconds_text(seconds: float) -> str:
 def bytes_text(size: float) -> str:
     """`12.3 MB`, powers of 1000."""
     return filesize.decimal(round(size))
+
+
+QUIET_S = 60.0
+"""Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
+
+
+def progress_console(as_json: bool) -> Console:
+    """Where progress is shown: beside the output where that is JSON."""
+    return notes if as_json and not console.quiet else console
+
+
+class _Display(Progress):
+    """A bar on `console`, running inside the block of a `with`; nothing off a terminal."""
+
+    def __init__(self, console: Console, what: str, *, transient: bool = False) -> None:
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[done]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=transient,
+            disable=not console.is_terminal,
+        )
+        self._bar = self.add_task(what, total=None, done="")
+
+    def _say(self, message: str) -> None:
+        self.console.print(message, soft_wrap=True)
+
+
+class RunDisplay(_Display):
+    """Shows a run's events: pass `on_event` to the run."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting Ray")
+        self._lines = LineLog(self._say)
+
+    def on_event(self, event: Event) -> None:
+        if not self.console.is_terminal:
+            self._lines.on_event(event)
+            return
+        match event:
+            case RunStarted():
+                self.update(
+                    self._bar,
+                    total=event.images_total,
+                    completed=event.images_done,
+                    description=f"shards {event.shards_done}/{event.shards_total}",
+                )
+                self._say(str(event))
+            case Advanced():
+                left = "" if event.eta_s is None else f", {seconds_text(event.eta_s)} left"
+                rate = f", {event.images_per_s:.2f} images/s{left}" if event.images_per_s else ""
+                done = event.images + rate
+                self.update(self._bar, completed=event.images_done, total=event.images_total, done=done)
+            case ShardDone():
+                self.update(self._bar, description=f"shards {event.done}/{event.total}")
+            case RunEnded():
+                made = event.summary.samples
+                total = made if event.summary.exit_code == COMPLETE else None
+                self.update(self._bar, completed=made, done=f"{made} images", total=total)
+            case _:
+                self._say(str(event))
+
+
+class StepsDisplay(_Display):
+    """Shows the steps of what takes a while: pass `report` to it. Nothing of it stays."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "starting", transient=True)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        self.update(self._bar, description=what, completed=done, total=total, done=f"{done}/{total}")
+
+
+class TrainDisplay(_Display):
+    """Shows a training's pace: pass `on_step` to it."""
+
+    def __init__(self, console: Console, network: str) -> None:
+        super().__init__(console, f"{network}: reading images")
+        self._network = network
+        self._said_at: float | None = None
+
+    def on_step(self, pace: Pace) -> None:
+        if self.console.is_terminal:
+            self.update(
+                self._bar,
+                completed=pace.step,
+                total=pace.steps,
+                description=f"{self._network}: {losses_text(pace)}",
+                done=f"step {pace.step}/{pace.steps}, {rate_text(pace)}",
+            )
+        elif self._said_at is None or pace.validated or time.monotonic() - self._said_at > QUIET_S:
+            self._said_at = time.monotonic()
+            self._say(f"step {pace.step}/{pace.steps}, {losses_text(pace)}, {rate_text(pace)}")
+
+
+def losses_text(pace: Pace) -> str:
+    """`loss 0.412, validation 0.398 (best 0.391)`."""
+    text = f"loss {pace.loss:.4g}"
+    if pace.val_loss is None:
+        return text
+    best = "" if pace.best is None or pace.best == pace.val_loss else f" (best {pace.best:.4g})"
+    return f"{text}, validation {pace.val_loss:.4g}{best}"
+
+
+def rate_text(pace: Pace) -> str:
+    """`15.2 images/s, 1.4 h left`."""
+    return f"{pace.images_per_s:.3g} images/s, {seconds_text(pace.left_s)} left"

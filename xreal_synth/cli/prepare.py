@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Argument, Option
 
 from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import console, note, notes, print_json, table_of
-from xreal_synth.cli.progress import progress_console
+from xreal_synth.cli.output import console, note, notes, print_json, print_table, progress_console, say
 from xreal_synth.engine.progress import PARTIAL, STOPPED
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, image_label
@@ -39,63 +39,58 @@ EXAMPLES = (
 
 
 def _own(text: str | None = None, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel="Only for `folder`", **more)
+    return Option(help=text, rich_help_panel="Only for `folder`", **more)
 
 
 def prepare(
     kind: Annotated[
-        Kind, typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False)
+        Kind, Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False)
     ],
-    source: Annotated[str, typer.Argument(help="Folder or URI of the set: images and tables.", show_default=False)],
+    source: Annotated[str, Argument(help="Folder or URI of the set: images and tables.", show_default=False)],
     out: Annotated[
         Path,
-        typer.Option(
-            file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False
-        ),
+        Option(file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False),
     ],
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
+    size: Annotated[int, Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Literal["crop", "pad"], typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
+        Literal["crop", "pad"], Option(help="An oblong image is cropped about its centre, or padded with black.")
     ] = "crop",
-    enlarge: Annotated[
-        bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
-    ] = False,
+    enlarge: Annotated[bool, Option("--enlarge", help="Take images smaller than --size, enlarged to it.")] = False,
     boxes: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="CSV or COCO of findings' boxes, in SOURCE or --tables or at a path, instead of the source's.",
             show_default="the source's own",
         ),
     ] = None,
     splits: Annotated[
-        str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
+        str, Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
     ] = "0.8/0.2",
     segmenter: Annotated[
-        str, typer.Option(help="Draws the organ masks: a bundle's name or folder, or `pspnet`.")
+        str, Option(help="Draws the organ masks: a bundle's name or folder, or `pspnet`.")
     ] = "xreal-mini",
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched"),
+        Path | None, Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched")
     ] = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
-    min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
+    min_score: Annotated[float, Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
+    min_age: Annotated[int, Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
         Literal["unknown", "negative"],
-        typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
+        Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
     ] = "unknown",
-    tables: Annotated[str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
-    encoding: Annotated[str, typer.Option(help="Of the tables.")] = "utf-8-sig",
+    tables: Annotated[str | None, Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
+    encoding: Annotated[str, Option(help="Of the tables.")] = "utf-8-sig",
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars")
+        int | None, Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default="all")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read images.")] = 2,
+    limit: Annotated[int | None, Option(min=1, help="Only the first images.", show_default="all")] = None,
+    workers: Annotated[int, Option(min=1, max=64, help="Threads that read images.")] = 2,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
+        str | None, Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
     ] = None,
-    review: Annotated[int, typer.Option(min=0, max=600, help=f"Images on {REVIEW}, the least certain.")] = 48,
+    review: Annotated[int, Option(min=0, max=600, help=f"Images on {REVIEW}, the least certain.")] = 48,
     max_refused: Annotated[
-        float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
+        float, Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
     table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
     image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
@@ -242,27 +237,27 @@ def _show(report: Report, out: Path, review: int) -> None:
     account, refused = report.account, report.found.refused
     by_split = account["images_by_split"]
     shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
-    _say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
+    say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
     kinds = ("positive", "negative", "unknown")
     rows = [
         (name, *(counts[kind] for kind in kinds))
         for name, counts in account["labels"].items()
         if counts["positive"] or counts["negative"]
     ]
-    console.print(table_of(rows, "label", *kinds))
+    print_table(rows, "label", *kinds)
     lines = [f"note: {note}" for note in account["notes"]]
     lines += [f"left out: {count} {reason}" for reason, count in account["left_out"].items()]
     lines += [f"refused: {count} {fault}" for fault, count in account["refused"].items()]
     for line in lines:
         console.print(line)
     for refusal in refused[:SHOWN_REFUSALS]:
-        _say(f"  {refusal.file}: {refusal.reason}")
+        say(f"  {refusal.file}: {refusal.reason}")
     if len(refused) > SHOWN_REFUSALS:
-        _say(f"  and {len(refused) - SHOWN_REFUSALS} more")
+        say(f"  and {len(refused) - SHOWN_REFUSALS} more")
     _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
-    _say(f"refused images with reasons: {out / 'refused.json'}{looked}")
-    _say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
+    say(f"refused images with reasons: {out / 'refused.json'}{looked}")
+    say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
 
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
@@ -271,17 +266,13 @@ def _show_audit(report: Report, out: Path, review: int) -> None:
     alike, outliers = audit["alike_across_splits"], audit["outliers"]
     groups = sorted({group for counts in labels.values() for group in counts})
     rows = [(name, *(counts.get(group, 0) for group in groups)) for name, counts in labels.items()]
-    console.print(table_of(rows, "positive, by split and view", *groups))
+    print_table(rows, "positive, by split and view", *groups)
     if patients:
-        _say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
+        say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
     for first, second in alike[:SHOWN_REFUSALS]:
-        _say(f"alike, in two splits: {first} and {second}")
+        say(f"alike, in two splits: {first} and {second}")
     sheet = f": look at {out / OUTLIERS}" if review and outliers else ""
-    _say(
+    say(
         f"audit: {len(patients)} patients in two splits, {len(alike)} pairs alike across splits, "
         f"{len(outliers)} images unlike the rest by size or tone{sheet}"
     )
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.progress import track
+from typer import Option
 
 from xreal_synth.cli.options import JsonOption, OutputOption, RecipeArgument, SetOption
-from xreal_synth.cli.output import note, told
-from xreal_synth.cli.progress import progress_console
+from xreal_synth.cli.output import note, progress_console, told
 from xreal_synth.cli.replay import networks_here
 from xreal_synth.engine.samples import GeneratedGroup
 from xreal_synth.engine.worker import render_groups
@@ -29,9 +28,9 @@ EXAMPLES = (
 
 def preview(
     recipe: RecipeArgument,
-    groups: Annotated[int, typer.Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
+    groups: Annotated[int, Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
     out: Annotated[
-        Path | None, typer.Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png")
+        Path | None, Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png")
     ] = None,
     output: OutputOption = None,
     overrides: SetOption = None,

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
+from typer import Argument, Option
 
 from xreal_synth.cli.options import JsonOption, examples
-from xreal_synth.cli.output import notes, told
-from xreal_synth.cli.progress import progress_console
+from xreal_synth.cli.output import notes, progress_console, told
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.files import ImageFiles, check_contrast, decode_image
 from xreal_synth.images.manifest import BadImage, ImageRow, read_manifest
@@ -29,13 +29,11 @@ app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=T
     )
 )
 def index(
-    out: Annotated[
-        Path, typer.Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False)
-    ],
+    out: Annotated[Path, Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False)],
     data: Annotated[
-        str, typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False)
+        str, Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False)
     ],
-    split: Annotated[str, typer.Option(help="Only images of this split.")] = "train",
+    split: Annotated[str, Option(help="Only images of this split.")] = "train",
     as_json: JsonOption = False,
 ) -> None:
     """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of

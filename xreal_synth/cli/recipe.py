@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, examples
-from xreal_synth.cli.output import console, first_sentence, print_json, table_of, told
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, examples, first_sentence
+from xreal_synth.cli.output import print_json, say, table_of, told
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.load import load_recipe, shipped_recipes
@@ -32,10 +33,8 @@ def list_recipes(as_json: JsonOption = False) -> None:
     epilog=examples("xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding")
 )
 def new(
-    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
-    like: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="A recipe that comes with the package.")
-    ] = "quickstart",
+    file: Annotated[Path, Argument(help="The file to write.", show_default=False)],
+    like: Annotated[str, Option("--from", metavar="NAME", help="A recipe that comes with the package.")] = "quickstart",
 ) -> None:
     """Writes a recipe to begin with, with its comments; `name` and output.uri are the file's name."""
     known = shipped_recipes()
@@ -55,7 +54,7 @@ def new(
             out.write(text)
     except FileExistsError:
         raise RecipeError(str(file), [Problem("", "is there already", "a new file", "give another name")]) from None
-    console.print(f"{file}: a recipe like {like}; next: xreal-synth plan {file}", soft_wrap=True)
+    say(f"{file}: a recipe like {like}; next: xreal-synth plan {file}")
 
 
 @app.command(epilog=examples("xreal-synth recipe schema > recipe.schema.json"))

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Annotated, Final
 
 import typer
+from typer import Option
 
 from xreal_synth.cli.generate import show, summary_fields
 from xreal_synth.cli.options import AddressOption, BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
-from xreal_synth.cli.output import console, note, notes, print_json
-from xreal_synth.cli.progress import RunDisplay, progress_console
+from xreal_synth.cli.output import RunDisplay, note, notes, print_json, progress_console, say
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.engine.progress import PARTIAL, RunSummary
 from xreal_synth.engine.repair import WORDS, RepairPlan, What, carry_out, open_for_repair, plan_repair
@@ -31,11 +31,11 @@ EXAMPLES = (
 
 def repair(
     dataset: DatasetArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says what would be done, and writes nothing.")] = False,
-    quarantined: Annotated[bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Says what would be done, and writes nothing.")] = False,
+    quarantined: Annotated[bool, Option("--quarantined", help="Tries shards in quarantine again, too.")] = False,
     anatomies: Annotated[
         int | None,
-        typer.Option(min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"),
+        Option(min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"),
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,
@@ -104,4 +104,4 @@ def _show(dataset: str, plan: RepairPlan) -> None:
     counts = Counter(action.what for action in plan.actions)
     reported = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
     state = "nothing to repair" if plan.whole else ", ".join(reported) or "no shard to make"
-    console.print(f"{dataset}: {plan.shards} shards, {state}", soft_wrap=True)
+    say(f"{dataset}: {plan.shards} shards, {state}")

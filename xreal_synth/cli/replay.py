@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from xreal_synth.cli.options import BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
-from xreal_synth.cli.output import note, told
-from xreal_synth.cli.progress import progress_console
+from xreal_synth.cli.output import note, progress_console, told
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.engine.backend import Backend, Networks
@@ -35,10 +35,9 @@ EXAMPLES = (
 
 def replay(
     dataset: DatasetArgument,
-    key: Annotated[str, typer.Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
+    key: Annotated[str, Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere"),
+        Path | None, Option("--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere")
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,

@@ -6,11 +6,11 @@ import time
 from contextlib import nullcontext
 from typing import Annotated
 
-import typer
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
 from xreal_synth.cli.options import DatasetArgument, JsonOption
 from xreal_synth.cli.output import console, note, print_json, seconds_text, table_of
@@ -36,12 +36,11 @@ EXAMPLES = ("xreal-synth status out/quickstart", "xreal-synth status s3://bucket
 def status(
     dataset: DatasetArgument,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves)."),
+        bool, Option("--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves).")
     ] = False,
-    every: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")] = 5.0,
+    every: Annotated[float, Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")] = 5.0,
     events: Annotated[
-        int, typer.Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run.")
+        int, Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

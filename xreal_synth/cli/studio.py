@@ -5,7 +5,7 @@ from __future__ import annotations
 import webbrowser
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from xreal_synth.cli.output import note
 
@@ -14,21 +14,21 @@ EXAMPLES = ("xreal-synth studio", "xreal-synth studio --bundle my-xreal --host 0
 
 def studio(
     bundle: Annotated[
-        str, typer.Option("--bundle", help="Model bundle: a shipped name, a folder or a URI.")
+        str, Option("--bundle", help="Model bundle: a shipped name, a folder or a URI.")
     ] = "xreal-mini",
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; any but loopback asks for a token.")
+        str, Option("--host", help="Address to listen on; any but loopback asks for a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    port: Annotated[int, Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
     token: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--token", envvar="XREAL_STUDIO_TOKEN", show_envvar=True, show_default=False,
             help="What browsers must know; left out, a new one where one is needed, printed once.",
         ),
     ] = None,
     open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Whether a browser is opened.")
+        bool, Option("--open/--no-open", help="Whether a browser is opened.")
     ] = False,
 ) -> None:  # fmt: skip
     """Make images and browse datasets in the browser."""

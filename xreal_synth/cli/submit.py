@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
+from typer import Option
 
 from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption
 from xreal_synth.cli.output import console, note, notes, print_json
@@ -37,7 +38,7 @@ def submit(
     recipe: RecipeArgument,
     address: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="URL",
             envvar="RAY_API_SERVER_ADDRESS",
             help="The cluster's dashboard, http://HOST:8265. A token is taken from RAY_AUTH_TOKEN or "
@@ -46,30 +47,27 @@ def submit(
         ),
     ],
     output_root: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it."),
+        str | None, Option(metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it.")
     ] = None,
     overrides: SetOption = None,
     working_dir: Annotated[
         Path,
-        typer.Option(
+        Option(
             exists=True,
             file_okay=False,
             help="Where the recipe's relative paths start. Only the recipe and what it names are taken along.",
         ),
     ] = Path(),
     on_nodes: Annotated[
-        bool, typer.Option("--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node.")
+        bool, Option("--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node.")
     ] = False,
     ship_code: Annotated[
-        bool, typer.Option("--ship-code", help="Takes this very package along, for nodes with another version.")
+        bool, Option("--ship-code", help="Takes this very package along, for nodes with another version.")
     ] = False,
     plain_token: Annotated[
-        bool, typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine.")
+        bool, Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
-    ] = True,
+    wait: Annotated[bool, Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Runs a recipe on a Ray cluster: checks it here, sends it, follows it, ends with the driver's exit code.

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import bytes_text, console, first_sentence, note, print_json, table_of, told
-from xreal_synth.cli.progress import TrainDisplay, progress_console
+from xreal_synth.cli.options import JsonOption, first_sentence
+from xreal_synth.cli.output import (
+    TrainDisplay,
+    bytes_text,
+    console,
+    note,
+    print_json,
+    print_table,
+    progress_console,
+    told,
+)
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
 from xreal_synth.recipe.schema import Compute
@@ -65,7 +74,7 @@ def _list(show: bool) -> None:
         rows = [
             (re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text)) for name, text in texts.items()
         ]
-        console.print(table_of(rows, "network", "config", "about", show_edge=False))
+        print_table(rows, "network", "config", "about", show_edge=False)
         raise typer.Exit
 
 
@@ -84,42 +93,37 @@ def _config_path(config: str) -> Path:
 
 
 def train(
-    network: Annotated[Network, typer.Argument(help="Which network to train.", show_default=False)],
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)],
+    network: Annotated[Network, Argument(help="Which network to train.", show_default=False)],
+    config: Annotated[str, Argument(help="A YAML file, or the name of a shipped config.", show_default=False)],
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
+        str | None, Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="State, metrics, sample grids and the network.", show_default=False),
+        Path | None, Option(file_okay=False, help="State, metrics, sample grids and the network.", show_default=False)
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY.PATH=VALUE",
             show_default=False,
             help="Replaces a setting of the config, e.g. loop.steps=500; may be repeated.",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each process.", show_default="torch's")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")] = 1,
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
+    threads: Annotated[int | None, Option(min=1, help="CPU threads of each process.", show_default="torch's")] = None,
+    workers: Annotated[int, Option(min=1, help="Processes that share each batch, through Ray Train.")] = 1,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0")
+        float | None, Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0")
     ] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0.1, help="CPU cores of each worker.")] = 1,
+    cpus_per_worker: Annotated[float, Option(min=0.1, help="CPU cores of each worker.")] = 1,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own")
+        str | None, Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own")
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights.")
+        bool, Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights.")
     ] = False,
-    listed: Annotated[
-        bool, typer.Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")
-    ] = False,
+    listed: Annotated[bool, Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75.
@@ -197,10 +201,10 @@ def _dry_run(network: str, path: Path, overrides: Sequence[str], workers: int, *
         return
     weights = [(name, *(f"{count:,}" for count in counts)) for name, counts in found.parameters.items()]
     header = ("network", "weights trained", "held fixed")
-    console.print(table_of(weights, *header, title="Weights", title_justify="left"))
+    print_table(weights, *header, title="Weights", title_justify="left")
     title = f"Memory of each of {workers} worker(s), {found.images_at_once} image(s) at once"
     sizes = [(name, bytes_text(size)) for name, size in [*found.memory.items(), ("in all", total)]]
-    console.print(table_of(sizes, "what", "bytes", title=title, title_justify="left"))
+    print_table(sizes, "what", "bytes", title=title, title_justify="left")
     console.print(
         f"{found.steps:,} steps of {found.batch} images; {found.flops_per_step / 1e12:.3g} TFLOP a step, forward and "
         "backward (counted by torch.utils.flop_counter). The allocator's reserve and work space come on top."

@@ -8,6 +8,7 @@ from random import SystemRandom
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from xreal_synth.cli.options import BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
 from xreal_synth.cli.output import note, notes, told
@@ -27,10 +28,10 @@ EXAMPLES = ("xreal-synth verify out/quickstart", "xreal-synth verify out/big --q
 
 def verify(
     dataset: DatasetArgument,
-    quick: Annotated[bool, typer.Option("--quick", help="Hashes and counts only; no image is decoded.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Hashes and counts only; no image is decoded.")] = False,
     replay: Annotated[
         int,
-        typer.Option(
+        Option(
             min=0,
             help="Makes so many images again, drawn at random, and holds them against those stored: hashes agree with "
             "what a forger wrote, images do not. --bundle and --images are for this alone.",
@@ -39,11 +40,11 @@ def verify(
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,
     signed_by: Annotated[
-        Path | None, typer.Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it.")
+        Path | None, Option(help="A public key (PEM, Ed25519): the dataset must be as its owner signed it.")
     ] = None,
     sign: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="A private key (PEM, Ed25519): signs the dataset's records, if everything agrees, into signature.json."
         ),
     ] = None,
