@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 from typer import Option
 
-from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine
+from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine, machine_of
 from xreal_synth.cli.options import JsonOption, examples
 from xreal_synth.cli.output import bytes_text, console, notes, print_json, print_table
 from xreal_synth.errors import XrealError
@@ -100,8 +100,7 @@ def sample(
     from xreal_synth.models.layers import resolve_precision
     from xreal_synth.models.text.ldm_bert import TextShape
 
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, _ = machine_of(threads)
     how = list(compiled or (Compile if device == "cuda" else [Compile.none]))
     _refuse(device, how, clock, threads)
     info = describe(bundle)

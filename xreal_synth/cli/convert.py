@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -84,7 +84,7 @@ def xreal(
     from xreal_synth.models.convert.published import XREAL
 
     files = LdmFiles(backbone, ae, controller, ignore=tuple(ignore or ()), vocabulary=vocab, ema=ema)
-    said = _said(XREAL, name, licence, use, training_data, prompts, config)
+    said = _said(XREAL, prompts, config, name=name, licence=licence, use_restriction=use, training_data=training_data)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
@@ -147,7 +147,7 @@ def cheff(
         _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
-    said = _said(model, name, licence, use, training_data, prompts, config)
+    said = _said(model, prompts, config, name=name, licence=licence, use_restriction=use, training_data=training_data)
     files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
@@ -185,7 +185,7 @@ def diffusers(
     from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
     chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
-    said = _said(chosen, name, licence, use, training_data, prompts)
+    said = _said(chosen, prompts, name=name, licence=licence, use_restriction=use, training_data=training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
     with StepsDisplay(notes) as display:
         info = convert_folder(
@@ -273,28 +273,15 @@ def show(info: BundleInfo) -> None:
         say("no Anatomy Controller: sampling.control: xreal needs one trained on this model's images")
 
 
-def _said(
-    model: Published,
-    name: str | None,
-    licence: str | None,
-    use: str | None,
-    training_data: str | None,
-    prompts: Path | None,
-    config: Path | None = None,
-) -> Published:
+def _said(model: Published, prompts: Path | None, config: Path | None = None, **said: str | None) -> Published:
     """The published model with what the user says in the place of what its publisher does."""
     from xreal_synth.models.convert.published import read_architecture
 
     sizes = model.sizes
-    return replace(
-        model,
-        name=name or model.name,
-        licence=licence or model.licence,
-        use_restriction=use or model.use_restriction,
-        training_data=training_data or model.training_data,
-        prompts=read_prompts(prompts, model.prompts),
-        sizes=sizes if config is None or sizes is None else read_architecture(config, sizes),
-    )
+    if config is not None and sizes is not None:
+        sizes = read_architecture(config, sizes)
+    given: dict[str, Any] = {key: text for key, text in said.items() if text}
+    return replace(model, prompts=read_prompts(prompts, model.prompts), sizes=sizes, **given)
 
 
 def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:

@@ -65,7 +65,9 @@ def bundle(
     """Every real image of a split made again from its mask and findings, and judged, beside what real images reach."""
     from xreal_synth.evaluation.bundle import measure_bundle, measure_real
     from xreal_synth.evaluation.evaluators import load_evaluators
+    from xreal_synth.evaluation.fidelity import draw_spectra
     from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.evaluation.sheet import made_beside_real
 
     device, machine = common.machine_of(threads)
     request = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
@@ -76,12 +78,8 @@ def bundle(
         real = measure_real(prepared, loaded, train_split, report)
         figures = measure_bundle(prepared, loaded, real, made, report)
         if sheet is not None:
-            from xreal_synth.evaluation.sheet import made_beside_real
-
             made_beside_real(prepared, made, sheet)
         if spectrum is not None:
-            from xreal_synth.evaluation.fidelity import draw_spectra
-
             draw_spectra({prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
@@ -182,6 +180,7 @@ def anatomy(
     """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
     from xreal_synth.evaluation.anatomy import measure_anatomy
     from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.evaluation.sheet import side_by_side
     from xreal_synth.models.load import load_network
 
     device, machine = common.machine_of(threads)
@@ -194,8 +193,6 @@ def anatomy(
             made = images_for(prepared, Path(folder), report)
         figures = measure_anatomy(segmenter, prepared, made)
         if sheet is not None:
-            from xreal_synth.evaluation.sheet import side_by_side
-
             side_by_side(prepared, made, sheet)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:

@@ -16,7 +16,7 @@ from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, image_label
 from xreal_synth.opening import open_image, read_file
 from xreal_synth.prepare.choose import Choice, parse_shares
-from xreal_synth.prepare.found import FolderColumns
+from xreal_synth.prepare.found import Blank, FolderColumns, Kind
 
 if TYPE_CHECKING:
     from xreal_synth.prepare.command import Report
@@ -27,7 +27,6 @@ SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
 SHOWN_OUTLIERS = 24
-Kind = Literal["nih", "mimic", "chexpert", "folder"]
 
 EXAMPLES = (
     "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
@@ -75,8 +74,7 @@ def prepare(
     min_score: Annotated[float, Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
     min_age: Annotated[int, Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
-        Literal["unknown", "negative"],
-        Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
+        Blank, Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown.")
     ] = "unknown",
     tables: Annotated[str | None, Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
     encoding: Annotated[str, Option(help="Of the tables.")] = "utf-8-sig",

@@ -61,10 +61,13 @@ def status(
         with live or nullcontext():
             while True:
                 found, reported = reader.read(), _last_events(store, events)
-                if live is not None:
-                    live.update(_shown(found, reported), refresh=True)
+                if as_json:
+                    print_json(status_fields(found) | ({} if reported is None else {"events": reported}))
+                elif live is not None:
+                    live.update(Group(*_shown(found, reported)), refresh=True)
                 else:
-                    _print(found, reported, as_json)
+                    for part in _shown(found, reported):
+                        console.print(part, soft_wrap=isinstance(part, Text))
                 if not watch or found.state != "running":
                     return
                 time.sleep(every)
@@ -104,21 +107,11 @@ def _last_events(store: Store, count: int) -> list[Line] | None:
     return last_lines(store, logs[-1], count) if logs else []
 
 
-def _print(found: DatasetStatus, events: list[Line] | None, as_json: bool) -> None:
-    if as_json:
-        print_json(status_fields(found) | ({} if events is None else {"events": events}))
-    else:
-        console.print(_table(found))
-        if events is not None:
-            console.print(_lines(events), soft_wrap=True)
-
-
-def _shown(found: DatasetStatus, events: list[Line] | None) -> Group:
-    return Group(_table(found)) if events is None else Group(_table(found), _lines(events))
-
-
-def _lines(events: list[Line]) -> Text:
-    return Text("\n".join(map(line_of_logged, events)) or "no run has left a log here", overflow="fold")
+def _shown(found: DatasetStatus, events: list[Line] | None) -> list[Table | Text]:
+    if events is None:
+        return [_table(found)]
+    lines = "\n".join(map(line_of_logged, events)) or "no run has left a log here"
+    return [_table(found), Text(lines, overflow="fold")]
 
 
 def _table(found: DatasetStatus) -> Table:

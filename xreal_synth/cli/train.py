@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -35,14 +34,9 @@ if TYPE_CHECKING:
     from xreal_synth.training.settings import TrainConfig
 
 
-class Network(StrEnum):
-    autoencoder = "autoencoder"
-    anatomy_controller = "anatomy-controller"
-    denoiser = "denoiser"
-    controlnet = "controlnet"
-    distill_guidance = "distill-guidance"
-    segmenter = "segmenter"
-    classifier = "classifier"
+Network = Literal[
+    "autoencoder", "anatomy-controller", "denoiser", "controlnet", "distill-guidance", "segmenter", "classifier"
+]
 
 
 EXAMPLES = (
@@ -133,7 +127,7 @@ def train(
     """
     path = _config_path(config)
     if dry:
-        _dry_run(network.value, path, overrides or (), workers, as_json=as_json)
+        _dry_run(network, path, overrides or (), workers, as_json=as_json)
         return
     if data is None or out is None:
         raise TrainingError(
@@ -145,9 +139,9 @@ def train(
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
-    with TrainDisplay(progress_console(as_json), network.value) as display, nothing_left(out):
+    with TrainDisplay(progress_console(as_json), network) as display, nothing_left(out):
         if workers == 1 and address is None:
-            result = run_training(network.value, path, data, out, overrides or (), device, threads, display.on_step)
+            result = run_training(network, path, data, out, overrides or (), device, threads, display.on_step)
         else:
             if device is not None:
                 raise TrainingError(
@@ -155,15 +149,15 @@ def train(
                     wanted="Ray to choose each worker's device",
                     hint="leave --device out; --gpus-per-worker 0 trains on CPUs",
                 )
-            loaded = load_config(network.value, path, overrides or ())
+            loaded = load_config(network, path, overrides or ())
             shares = (workers, gpus_per_worker, cpus_per_worker, threads)
             result = _train_together(loaded, data, out, shares, address, display.on_step)
     best = "none yet" if result.best is None else f"{result.best:.4f}"
     told(
         as_json,
-        {"network": network.value, "step": result.step, "seconds": result.seconds, "best": result.best,
+        {"network": network, "step": result.step, "seconds": result.seconds, "best": result.best,
          "finished": result.finished, "out": str(out)},
-        f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}",
+        f"{network}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}",
     )  # fmt: skip
     if not result.finished:
         note("stopped before the end: run the same command again to go on")
