@@ -27,10 +27,7 @@ def list_bundles(as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
-def show(
-    bundle: Annotated[str, Argument(help="A shipped name or a folder.", show_default=False)],
-    as_json: JsonOption = False,
-) -> None:
+def show(bundle: Annotated[str, Argument(help="A shipped name or a folder.")], as_json: JsonOption = False) -> None:
     """Describes a bundle and checks the hash of every file in it."""
     info = describe(bundle)
     verify_files(info)
@@ -56,7 +53,7 @@ def show(
     epilog=examples("xreal-synth bundle random ./tiny-bundle", "xreal-synth bundle random --config paper ./paper-sized")
 )
 def random(
-    out: Annotated[Path, Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.")],
     config: Annotated[
         Literal["tiny", "mini", "paper"],
         Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
@@ -85,9 +82,9 @@ def random(
     ),
 )
 def add_prompt(
-    bundle: Annotated[str, Argument(help="A bundle's folder; it is changed.", show_default=False)],
-    text: Annotated[str, Argument(help="The prompt.", show_default=False)],
-    finding: Annotated[str | None, Option(help="Makes it this finding's prompt.", show_default=False)] = None,
+    bundle: Annotated[str, Argument(help="A bundle's folder; it is changed.")],
+    text: Annotated[str, Argument(help="The prompt.")],
+    finding: Annotated[str | None, Option(help="Makes it this finding's prompt.")] = None,
     text_encoder: Annotated[
         Path | None, Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own")
     ] = None,
@@ -106,7 +103,7 @@ def add_prompt(
     told(as_json, bundle_fields(info), line)
 
 
-Run = Annotated[Path | None, Option(help="The --out folder of its training.", show_default=False)]
+Run = Annotated[Path | None, Option(help="The --out folder of its training.")]
 
 
 @app.command(
@@ -119,7 +116,7 @@ Run = Annotated[Path | None, Option(help="The --out folder of its training.", sh
     )
 )
 def export(
-    out: Annotated[Path, Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.")],
     autoencoder: Run = None,
     controller: Run = None,
     denoiser: Run = None,

@@ -29,13 +29,11 @@ app = typer.Typer(
 
 
 Dtype = Literal["fp32", "fp16"]
-Out = Annotated[Path, Argument(help="The bundle's folder; must not exist.", show_default=False)]
+Out = Annotated[Path, Argument(help="The bundle's folder; must not exist.")]
 Prompts = Annotated[
     Path | None, Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own")
 ]
-DtypeOption = Annotated[
-    Dtype, Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
-]
+DtypeOption = Annotated[Dtype, Option(help="How weights are stored; fp16 halves the bundle and rounds them.")]
 Bank = Annotated[str, Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")]
 Name = Annotated[str | None, Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
 Licence = Annotated[str | None, Option(help="The weights' licence.", show_default="what the publisher states")]
@@ -47,9 +45,7 @@ Vocab = Annotated[
 ]
 Ema = Annotated[bool, Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")]
 KeepText = Annotated[bool, Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
-Ignore = Annotated[
-    list[str] | None, Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False)
-]
+Ignore = Annotated[list[str] | None, Option(help="An entry beside the weights that is of no use; may be repeated.")]
 
 
 @app.command(
@@ -61,7 +57,7 @@ Ignore = Annotated[
 )
 def xreal(
     out: Out,
-    backbone: Annotated[Path, Option(help="backbone.pth", show_default=False)],
+    backbone: Annotated[Path, Option(help="backbone.pth")],
     ae: Annotated[Path | None, Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
     controller: Annotated[
         Path | None, Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
@@ -96,17 +92,11 @@ def xreal(
 )
 def cheff(
     out: Out,
-    t2i: Annotated[Path | None, Option(help="cheff_diff_t2i.pt, the text-to-image model.", show_default=False)] = None,
-    uncond: Annotated[
-        Path | None, Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
-    ] = None,
-    bundle: Annotated[
-        str | None, Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
-    ] = None,
+    t2i: Annotated[Path | None, Option(help="cheff_diff_t2i.pt, the text-to-image model.")] = None,
+    uncond: Annotated[Path | None, Option(help="cheff_diff_uncond.pt, which knows no findings.")] = None,
+    bundle: Annotated[str | None, Option(help="A 256-px bundle, copied with the upscaler added.")] = None,
     ae: Annotated[Path | None, Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")] = None,
-    upscaler: Annotated[
-        Path | None, Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False)
-    ] = None,
+    upscaler: Annotated[Path | None, Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.")] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
@@ -159,7 +149,7 @@ def cheff(
     )
 )
 def diffusers(
-    source: Annotated[Path, Argument(help="Folder with model_index.json.", show_default=False)],
+    source: Annotated[Path, Argument(help="Folder with model_index.json.")],
     out: Out,
     model: Annotated[
         Literal["roentgen", "other"],
@@ -169,9 +159,7 @@ def diffusers(
     image_size: Annotated[
         int | None, Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
     ] = None,
-    variant: Annotated[
-        str | None, Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
-    ] = None,
+    variant: Annotated[str | None, Option(help="As in model.VARIANT.safetensors, e.g. fp16.")] = None,
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
@@ -203,10 +191,10 @@ def diffusers(
     )
 )
 def controlnet(
-    source: Annotated[Path, Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)],
+    source: Annotated[Path, Argument(help="A checkpoint, or a folder in diffusers layout.")],
     out: Out,
-    bundle: Annotated[str, Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)],
-    licence: Annotated[str, Option(help="The ControlNet's licence.", show_default=False)],
+    bundle: Annotated[str, Option(help="The bundle whose denoiser it steers; it is copied.")],
+    licence: Annotated[str, Option(help="The ControlNet's licence.")],
     hint: Annotated[
         str | None,
         Option(

@@ -122,13 +122,9 @@ def choices(
     data: common.DataOption,
     grid: Annotated[
         list[str],
-        Option(
-            metavar="KEY=VALUE,VALUE",
-            help="Values of a key of `sampling`, or of `bundle`; may be repeated.",
-            show_default=False,
-        ),
+        Option(metavar="KEY=VALUE,VALUE", help="Values of a key of `sampling`, or of `bundle`; may be repeated."),
     ],
-    out: Annotated[Path, Option(help="A folder a cell, and the table; run again to go on.", show_default=False)],
+    out: Annotated[Path, Option(help="A folder a cell, and the table; run again to go on.")],
     bundle: common.BundleOption = "xreal-mini",
     count: Annotated[int, Option("-n", min=3, help="Images a cell.")] = 16,
     split: common.SplitOption = "val",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xreal_synth.evaluation.cases import Report
 
 
-DataOption = Annotated[str, Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)]
+DataOption = Annotated[str, Option(help="Folder or URI with manifest.csv, images and masks.")]
 BundleOption = Annotated[str, Option(help="A shipped name or a folder.")]
 SplitOption = Annotated[str, Option(help="The manifest's split to take masks and images from.")]
 TrainSplitOption = Annotated[
@@ -73,17 +73,9 @@ InceptionOption = Annotated[
 MostOption = Annotated[int, Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
 MOST = 10_000
 
-GeneratedArgument = Annotated[
-    str, Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False)
-]
+GeneratedArgument = Annotated[str, Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.")]
 RealOption = Annotated[
-    str,
-    Option(
-        "--real",
-        metavar="MANIFEST",
-        help="Real images: a manifest.csv, or the folder or URI that holds it.",
-        show_default=False,
-    ),
+    str, Option(metavar="MANIFEST", help="Real images: a manifest.csv, or the folder or URI that holds it.")
 ]
 
 

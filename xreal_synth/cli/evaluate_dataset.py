@@ -118,9 +118,7 @@ def _beside(made: str, real: str, figure: str) -> str:
 
 
 def compare(
-    datasets: Annotated[
-        list[str], Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False)
-    ],
+    datasets: Annotated[list[str], Argument(help="Folders or URIs of datasets.", metavar="DATASET..")],
     real: common.RealOption,
     split: common.RealSplitOption = "val",
     beside: common.BesideOption = None,

@@ -38,7 +38,6 @@ def privacy(
         Option(
             metavar="MANIFEST",
             help="The images that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
-            show_default=False,
         ),
     ],
     real: Annotated[

@@ -68,9 +68,7 @@ them is for whoever gave the images to say. For research; not for diagnosis.
 )
 def make(
     dataset: common.GeneratedArgument,
-    out: Annotated[
-        str, Argument(metavar="OUT", help="A new folder: a page for each reader, and the key.", show_default=False)
-    ],
+    out: Annotated[str, Argument(metavar="OUT", help="A new folder: a page for each reader, and the key.")],
     real: common.RealOption,
     beside: Annotated[
         list[str] | None,
@@ -124,10 +122,8 @@ def make(
     )
 )
 def analyse(
-    kit: Annotated[Path, Argument(metavar="KIT", help="The folder that `make` wrote.", show_default=False)],
-    results: Annotated[
-        list[Path], Argument(metavar="RESULTS...", help="Readers' saved answers, JSON or CSV.", show_default=False)
-    ],
+    kit: Annotated[Path, Argument(metavar="KIT", help="The folder that `make` wrote.")],
+    results: Annotated[list[Path], Argument(metavar="RESULTS...", help="Readers' saved answers, JSON or CSV.")],
     as_json: JsonOption = False,
 ) -> None:
     """Mean ranks of real and synthetic images, their difference, how far readers agree.

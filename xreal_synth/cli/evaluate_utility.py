@@ -45,8 +45,8 @@ EXAMPLES = {
 def utility(
     dataset: common.GeneratedArgument,
     real: common.RealOption,
-    finding: Annotated[list[str], Option(help="What it learns to see; may be repeated.", show_default=False)],
-    out: Annotated[Path, Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER")],
+    finding: Annotated[list[str], Option(help="What it learns to see; may be repeated.")],
+    out: Annotated[Path, Option(help="Keeps what is done; run again to go on.", metavar="FOLDER")],
     task: Annotated[
         Literal["classify", "localise"], Option(help="localise: a detector, learnt from boxes and tested on real ones.")
     ] = "classify",

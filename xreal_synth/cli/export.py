@@ -44,12 +44,7 @@ EXAMPLES = (
 def export(
     dataset: DatasetArgument,
     out: Annotated[
-        str,
-        Argument(
-            help="A new folder (croissant: a new .json file). An export replaces nothing.",
-            metavar="OUT",
-            show_default=False,
-        ),
+        str, Argument(help="A new folder (croissant: a new .json file). An export replaces nothing.", metavar="OUT")
     ],
     to: Annotated[
         Format,
@@ -57,8 +52,7 @@ def export(
             help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
             "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
             "dicom: secondary captures marked synthetic, their segmentations (SEG), masks as PNG. croissant: "
-            "metadata that names the dataset's files where they lie.",
-            show_default=False,
+            "metadata that names the dataset's files where they lie."
         ),
     ],
     push: Annotated[
@@ -67,7 +61,6 @@ def export(
             metavar="OWNER/NAME",
             help="With --to hf: puts OUT on the Hugging Face Hub, as a new private dataset repository. Needs HF_TOKEN "
             "or `hf auth login`.",
-            show_default=False,
         ),
     ] = None,
     public: Annotated[bool, Option("--public", help="With --push: a repository for everyone.")] = False,

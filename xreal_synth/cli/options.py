@@ -9,9 +9,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-DatasetArgument = Annotated[str, Argument(help="A dataset folder or URI.", metavar="DATASET", show_default=False)]
+DatasetArgument = Annotated[str, Argument(help="A dataset folder or URI.", metavar="DATASET")]
 RecipeArgument = Annotated[
-    Path, Argument(help="The recipe: a YAML file, or a name from `recipe list`.", show_default=False, metavar="RECIPE")
+    Path, Argument(help="The recipe: a YAML file, or a name from `recipe list`.", metavar="RECIPE")
 ]
 OutputOption = Annotated[
     str | None, Option("--output", "-o", metavar="URI", help="Replaces output.uri.", show_default="the recipe's")
@@ -22,22 +22,17 @@ SetOption = Annotated[
         "--set",
         metavar="KEY.PATH=VALUE",
         help="Replaces one field of the recipe, e.g. anatomies=64 or findings[1].weight=2; may be repeated.",
-        show_default=False,
     ),
 ]
 AddressOption = Annotated[
     str | None, Option(help="A running Ray cluster's address; without it a local Ray is started and ended.")
 ]
 BundlePlaceOption = Annotated[
-    str | None, Option("--bundle", help="Where the bundle is, if not where it was.", show_default="the dataset's")
+    str | None, Option(help="Where the bundle is, if not where it was.", show_default="the dataset's")
 ]
 ImagesPlaceOption = Annotated[
     str | None,
-    Option(
-        "--images",
-        help="Where its real images or organ masks are, if not where they were.",
-        show_default="the recipe's",
-    ),
+    Option(help="Where its real images or organ masks are, if not where they were.", show_default="the recipe's"),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Prints one JSON object for scripts.")]
 

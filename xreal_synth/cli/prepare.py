@@ -42,14 +42,9 @@ def _own(text: str | None = None, **more: Any) -> Any:
 
 
 def prepare(
-    kind: Annotated[
-        Kind, Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False)
-    ],
-    source: Annotated[str, Argument(help="Folder or URI of the set: images and tables.", show_default=False)],
-    out: Annotated[
-        Path,
-        Option(file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False),
-    ],
+    kind: Annotated[Kind, Argument(help="The layout: a public set's own, or a folder with a table.")],
+    source: Annotated[str, Argument(help="Folder or URI of the set: images and tables.")],
+    out: Annotated[Path, Option(file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.")],
     size: Annotated[int, Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
         Literal["crop", "pad"], Option(help="An oblong image is cropped about its centre, or padded with black.")
@@ -90,7 +85,7 @@ def prepare(
     max_refused: Annotated[
         float, Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
-    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
+    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.")] = None,
     image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
     patient_column: Annotated[str, _own()] = "patient_id",
     labels_column: Annotated[str, _own("Joined names; without it, columns named like findings count.")] = "labels",
@@ -104,9 +99,7 @@ def prepare(
     ] = None,
     boxes_column: Annotated[str, _own("JSON of [name, x, y, w, h] in shares.")] = "boxes_xywh_norm",
     split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
-    rename: Annotated[
-        list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME", show_default=False)
-    ] = None,
+    rename: Annotated[list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes training images of a data set: square grey images, organ masks, labels, splits by patient.

@@ -29,9 +29,7 @@ EXAMPLES = (
 def preview(
     recipe: RecipeArgument,
     groups: Annotated[int, Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
-    out: Annotated[
-        Path | None, Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png")
-    ] = None,
+    out: Annotated[Path | None, Option(dir_okay=False, help="The picture.", show_default="NAME-preview.png")] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

@@ -29,10 +29,8 @@ app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=T
     )
 )
 def index(
-    out: Annotated[Path, Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False)],
-    data: Annotated[
-        str, Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False)
-    ],
+    out: Annotated[Path, Argument(dir_okay=False, help="The index to write, a safetensors file.")],
+    data: Annotated[str, Option(help="A data folder with manifest.csv, as for training.")],
     split: Annotated[str, Option(help="Only images of this split.")] = "train",
     as_json: JsonOption = False,
 ) -> None:

@@ -33,7 +33,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
     epilog=examples("xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding")
 )
 def new(
-    file: Annotated[Path, Argument(help="The file to write.", show_default=False)],
+    file: Annotated[Path, Argument(help="The file to write.")],
     like: Annotated[str, Option("--from", metavar="NAME", help="A recipe that comes with the package.")] = "quickstart",
 ) -> None:
     """Writes a recipe to begin with, with its comments; `name` and output.uri are the file's name."""

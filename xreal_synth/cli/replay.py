@@ -35,9 +35,9 @@ EXAMPLES = (
 
 def replay(
     dataset: DatasetArgument,
-    key: Annotated[str, Argument(help="A sample's key, e.g. 0000000003-v0.", show_default=False)],
+    key: Annotated[str, Argument(help="A sample's key, e.g. 0000000003-v0.")],
     out: Annotated[
-        Path | None, Option("--out", dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere")
+        Path | None, Option(dir_okay=False, help="Where to write the image as PNG.", show_default="nowhere")
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,

@@ -43,7 +43,6 @@ def submit(
             envvar="RAY_API_SERVER_ADDRESS",
             help="The cluster's dashboard, http://HOST:8265. A token is taken from RAY_AUTH_TOKEN or "
             "~/.ray/auth_token, with RAY_AUTH_MODE=token.",
-            show_default=False,
         ),
     ],
     output_root: Annotated[

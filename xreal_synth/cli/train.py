@@ -87,20 +87,15 @@ def _config_path(config: str) -> Path:
 
 
 def train(
-    network: Annotated[Network, Argument(help="Which network to train.", show_default=False)],
-    config: Annotated[str, Argument(help="A YAML file, or the name of a shipped config.", show_default=False)],
-    data: Annotated[
-        str | None, Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None, Option(file_okay=False, help="State, metrics, sample grids and the network.", show_default=False)
-    ] = None,
+    network: Annotated[Network, Argument(help="Which network to train.")],
+    config: Annotated[str, Argument(help="A YAML file, or the name of a shipped config.")],
+    data: Annotated[str | None, Option(help="Folder or URI with manifest.csv, images and masks.")] = None,
+    out: Annotated[Path | None, Option(file_okay=False, help="State, metrics, sample grids and the network.")] = None,
     overrides: Annotated[
         list[str] | None,
         Option(
             "--set",
             metavar="KEY.PATH=VALUE",
-            show_default=False,
             help="Replaces a setting of the config, e.g. loop.steps=500; may be repeated.",
         ),
     ] = None,
