@@ -11,7 +11,7 @@ from typer import Option
 
 from xreal_synth.cli.options import JsonOption, OutputOption, RecipeArgument, SetOption
 from xreal_synth.cli.output import note, progress_console, told
-from xreal_synth.cli.replay import networks_here
+from xreal_synth.engine.replay import networks_here
 from xreal_synth.engine.samples import GeneratedGroup
 from xreal_synth.engine.worker import render_groups
 from xreal_synth.from_recipe import open_recipe
