@@ -16,6 +16,7 @@ from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption, examples
 from xreal_synth.cli.output import console, note, print_json, table_of
 from xreal_synth.dataset.names import LEAK
+from xreal_synth.evaluation.dataset_images import generated_images
 from xreal_synth.evaluation.kept import json_bytes
 
 _SHOWN = 6
@@ -71,7 +72,6 @@ def leak(
     the others. The dataset gets leak.json,
     which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
     """
-    from xreal_synth.evaluation.dataset_images import generated_images
     from xreal_synth.evaluation.leak import leak as measure
 
     with common.made_source(dataset) as source, common.bars() as report:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Argument, Option
@@ -14,12 +14,9 @@ from typer import Argument, Option
 from xreal_synth.cli.output import note, notes
 from xreal_synth.dataset.source import Source, open_source
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.evaluation.cases import Report
 from xreal_synth.recipe.yaml_text import parse
 from xreal_synth.storage import open_store
-
-if TYPE_CHECKING:
-    from xreal_synth.evaluation.cases import Report
-
 
 DataOption = Annotated[str, Option(help="Folder or URI with manifest.csv, images and masks.")]
 BundleOption = Annotated[str, Option(help="A shipped name or a folder.")]

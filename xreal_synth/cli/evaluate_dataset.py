@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,11 +14,9 @@ from typer import Argument, Option
 from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
 from xreal_synth.cli.output import console, print_json, print_table, table_of
+from xreal_synth.evaluation.cases import Report
 from xreal_synth.evaluation.kept import json_bytes
 from xreal_synth.storage import LocalStore
-
-if TYPE_CHECKING:
-    from xreal_synth.evaluation.cases import Report
 
 EXAMPLES = {
     "dataset": (

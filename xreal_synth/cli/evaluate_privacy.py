@@ -13,11 +13,12 @@ from xreal_synth.cli import evaluate_common as common
 from xreal_synth.cli.options import JsonOption
 from xreal_synth.cli.output import console, note, notes, print_json, print_table, say
 from xreal_synth.dataset.source import Source, add_excluded
+from xreal_synth.evaluation.cases import CaseReader, Report
+from xreal_synth.evaluation.dataset_images import check_synthetic, images_named
 from xreal_synth.evaluation.kept import json_bytes
 from xreal_synth.images.manifest import ImageRow
 
 if TYPE_CHECKING:
-    from xreal_synth.evaluation.cases import CaseReader, Report
     from xreal_synth.evaluation.privacy import Audit, CopyPair
 
 PRIVACY = "privacy.json"
@@ -68,7 +69,6 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
-    from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
     from xreal_synth.evaluation.privacy import audit_dataset
 
@@ -113,7 +113,6 @@ def privacy(
 def _draw(
     source: Source, audit: Audit, reader: CaseReader, rows: Sequence[ImageRow], sheet: Path, report: Report
 ) -> None:
-    from xreal_synth.evaluation.dataset_images import images_named
     from xreal_synth.evaluation.sheet import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]

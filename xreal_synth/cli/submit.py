@@ -13,6 +13,7 @@ from typer import Option
 from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption
 from xreal_synth.cli.output import console, note, notes, print_json
 from xreal_synth.dataset.runlog import read_note
+from xreal_synth.engine.job_package import megabytes, output_place, pack_job
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import AnatomyError, BundleError, XrealError
 from xreal_synth.escaping import for_terminal
@@ -73,8 +74,6 @@ def submit(
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
-    from xreal_synth.engine.job_package import megabytes, output_place, pack_job
-
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
     from xreal_synth.engine.ray_submit import connect, submit
@@ -136,8 +135,6 @@ def _complete(place: str) -> bool:
 
 def _checked(file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
-    from xreal_synth.engine.job_package import output_place
-
     recipe = load_recipe(file, overrides=overrides or ()).recipe
     place = output_place(recipe.output.uri, root)
     file = file.absolute()
