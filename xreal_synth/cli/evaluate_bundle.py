@@ -29,14 +29,10 @@ EXAMPLES = {
         "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
     ),
     "choices": (
-        (
-            "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
-            "--out runs/choices"
-        ),
-        (
-            "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
-            "--cross --out runs/bundles"
-        ),
+        "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
+        "--out runs/choices",
+        "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
+        "--cross --out runs/bundles",
     ),
 }
 

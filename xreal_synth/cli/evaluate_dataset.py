@@ -21,10 +21,8 @@ from xreal_synth.storage import LocalStore
 EXAMPLES = {
     "dataset": (
         "xreal-synth evaluate out/quickstart --real images/manifest.csv",
-        (
-            "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
-            "--json figures.json"
-        ),
+        "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
+        "--json figures.json",
     ),
     "compare": (
         "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",

@@ -26,18 +26,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "utility": (
-        (
-            "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
-            "--finding Effusion --out runs/utility"
-        ),
-        (
-            "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
-            "--shares 1 --out runs/places"
-        ),
-        (
-            "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
-            "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5"
-        ),
+        "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
+        "--finding Effusion --out runs/utility",
+        "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
+        "--shares 1 --out runs/places",
+        "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
+        "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5",
     )
 }
 

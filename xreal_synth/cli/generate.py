@@ -51,10 +51,7 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
         "positives": summary.label_counts,
         "gate": None if summary.gate is None else asdict(summary.gate),
         "unchecked": summary.unchecked,
-        "failures": [
-            {"shard": failure.shard, "reason": failure.reason, "quarantined": failure.quarantined}
-            for failure in summary.failures
-        ],
+        "failures": [asdict(failure) for failure in summary.failures],
     }
 
 

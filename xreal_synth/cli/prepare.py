@@ -30,10 +30,8 @@ SHOWN_OUTLIERS = 24
 
 EXAMPLES = (
     "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
-    (
-        "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
-        "--labels-column findings --rename 'pleural fluid=Effusion' --out images"
-    ),
+    "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
+    "--labels-column findings --rename 'pleural fluid=Effusion' --out images",
 )
 
 

@@ -41,19 +41,13 @@ Network = Literal[
 
 EXAMPLES = (
     "xreal-synth train autoencoder mini-autoencoder --data images/ --out runs/autoencoder",
-    (
-        "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
-        "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000"
-    ),
-    (
-        "xreal-synth train distill-guidance mini-distill-guidance --data images/ --out runs/distilled "
-        "--set model.bundle=xreal-mini"
-    ),
+    "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
+    "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
+    "xreal-synth train distill-guidance mini-distill-guidance --data images/ --out runs/distilled "
+    "--set model.bundle=xreal-mini",
     "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
-    (
-        "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
-        "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae"
-    ),
+    "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
+    "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae",
 )
 
 
