@@ -8,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Argument, Option
 
-from xreal_synth.cli.output import note, notes
+from xreal_synth.cli.output import counting_bar, note, notes
 from xreal_synth.dataset.source import Source, open_source
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.evaluation.cases import Report
@@ -114,8 +113,7 @@ def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
 @contextmanager
 def bars() -> Iterator[Report]:
     """A bar for each thing that is done, on standard error."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes) as progress:
+    with counting_bar(notes) as progress:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Argument, Option
 
 from xreal_synth.cli.options import DatasetArgument, JsonOption
-from xreal_synth.cli.output import console, note, notes, progress_console, told
+from xreal_synth.cli.output import console, counting_bar, note, notes, progress_console, told
 from xreal_synth.dataset.names import CARD, SHEET
 from xreal_synth.dataset.source import OnImage, Source, open_source
 from xreal_synth.engine.progress import PARTIAL
@@ -137,9 +136,8 @@ def _push(path: Path, repo: str, *, public: bool) -> str:
 @contextmanager
 def _progress() -> Iterator[OnImage]:
     """A bar on a terminal, nothing elsewhere."""
-    columns = (TextColumn("exporting images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=progress_console(True), disable=not notes.is_terminal, transient=True)
-    task = bar.add_task("exporting", total=None)
+    bar = counting_bar(progress_console(True), disable=not notes.is_terminal, transient=True)
+    task = bar.add_task("exporting images", total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

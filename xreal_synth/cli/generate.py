@@ -81,8 +81,8 @@ def _show(end: RunEnd) -> None:
     say(f"dataset:       {summary.uri}")
     if built is not None:
         say(f"report:        {built.report}")
-    if built is not None and built.contact_sheet:
-        say(f"contact sheet: {built.contact_sheet}")
+        if built.contact_sheet:
+            say(f"contact sheet: {built.contact_sheet}")
     for failure in summary.failures:
         if failure.reason:
             notes.print(f"shard {failure.shard} failed: {failure.reason}")

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import filesize
+from rich import filesize, progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -104,16 +103,22 @@ def progress_console(as_json: bool) -> Console:
     return notes if as_json and not console.quiet else console
 
 
-class _Display(Progress):
+def counting_bar(console: Console, **how: Any) -> progress.Progress:
+    """Bars that count what is done and tell the time that is left; `how` is rich's."""
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    return progress.Progress(progress.TextColumn("{task.description}", markup=False), *columns, console=console, **how)
+
+
+class _Display(progress.Progress):
     """A bar on `console`, running inside the block of a `with`; nothing off a terminal."""
 
     def __init__(self, console: Console, what: str, *, transient: bool = False) -> None:
         super().__init__(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[done]}", markup=False),
-            TimeElapsedColumn(),
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[done]}", markup=False),
+            progress.TimeElapsedColumn(),
             console=console,
             transient=transient,
             disable=not console.is_terminal,

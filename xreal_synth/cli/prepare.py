@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Argument, Option
 
 from xreal_synth.cli.options import JsonOption
-from xreal_synth.cli.output import console, note, notes, print_json, print_table, progress_console, say
+from xreal_synth.cli.output import console, counting_bar, note, notes, print_json, print_table, progress_console, say
 from xreal_synth.engine.progress import PARTIAL, STOPPED
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import IMAGE_LABELS, image_label
@@ -170,9 +169,8 @@ def _renames(given: list[str]) -> dict[str, str]:
 def _run(task: PrepareTask) -> Report:
     from xreal_synth.prepare.command import prepare as run_prepare
 
-    columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(True)) as progress:
-        bar = progress.add_task("images", total=None)
+    with counting_bar(progress_console(True)) as progress:
+        bar = progress.add_task("preparing images", total=None)
         try:
             return run_prepare(
                 task,
