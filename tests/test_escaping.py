@@ -27,7 +27,7 @@ def test_plain_lines_stay():
 def test_the_console_shows_no_escape(monkeypatch):
     from rich.table import Table
 
-    from xreal_synth.cli.options import _Terminal
+    from xreal_synth.cli.output import _Terminal
 
     out = io.StringIO()
     console = _Terminal(file=out, width=80)

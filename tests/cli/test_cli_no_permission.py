@@ -68,12 +68,12 @@ COMMANDS = [
 ]
 SCRIPT = """
 import contextlib, io, json, sys, traceback
-from xreal_synth.cli import main, options
+from xreal_synth.cli import main, output
 ended = []
 for command in json.loads(sys.argv[1]):
     sys.argv = ["xreal-synth", *command]
     said = io.StringIO()
-    for console in (options.console, options.notes):
+    for console in (output.console, output.notes):
         console.file, console.width = said, 400
     try:
         main.main()

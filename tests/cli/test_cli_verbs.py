@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from xreal_synth.cli.main import main
-from xreal_synth.cli.progress import RunDisplay
+from xreal_synth.cli.output import RunDisplay
 from xreal_synth.engine.progress import Advanced, RunEnded, RunStarted, RunSummary
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from tests.doubles.image_folder import MANIFEST, write_image_folder
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.cli import options
+from xreal_synth.cli import output
 from xreal_synth.cli.main import main
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import head_bytes, open_dataset
@@ -299,7 +299,7 @@ def said(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[
     monkeypatch.chdir(place)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     heard = io.StringIO()
-    for console in (options.console, options.notes):
+    for console in (output.console, output.notes):
         monkeypatch.setattr(console, "_file", heard)
         monkeypatch.setattr(console, "_width", 400)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.doubles.tables import markdown
 from tests.scale.world import ShardTimes, World
 from xreal_synth.cli.evaluate_common import machine
-from xreal_synth.cli.options import bytes_text, seconds_text
+from xreal_synth.cli.output import bytes_text, seconds_text
 from xreal_synth.storage import open_store
 
 MISSED = 3

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from xreal_synth.cli.progress import TrainDisplay
+from xreal_synth.cli.output import TrainDisplay
 from xreal_synth.training.look import append_metrics, draw_curves, smooth
 from xreal_synth.training.pace import Pace
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
+from typer import Option
 
-from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, notes, print_json
+from xreal_synth.cli.evaluate_common import PrecisionOption, ThreadsOption, machine, machine_of
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import bytes_text, console, notes, print_json, print_table
 from xreal_synth.errors import XrealError
+from xreal_synth.models.describe import describe
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.bench_sample import RowFigures, SampleFigures
@@ -49,42 +51,39 @@ app = typer.Typer(help="Measures how fast this machine makes images.", no_args_i
     )
 )
 def sample(
-    bundle: Annotated[str, typer.Option(help="A shipped name or a folder.")] = "xreal-mini",
+    bundle: Annotated[str, Option(help="A shipped name or a folder.")] = "xreal-mini",
     rows: Annotated[
-        list[Loop] | None, typer.Option("--rows", help="Which loops; may be repeated.", show_default="all")
+        list[Loop] | None, Option("--rows", help="Which loops; may be repeated.", show_default="all")
     ] = None,
     micro_batch: Annotated[
-        list[int] | None,
-        typer.Option(min=1, max=1024, help="Images together; may be repeated.", show_default="1 8 32 64"),
+        list[int] | None, Option(min=1, max=1024, help="Images together; may be repeated.", show_default="1 8 32 64")
     ] = None,
     compiled: Annotated[
         list[Compile] | None,
-        typer.Option(
+        Option(
             "--compile",
             help="none, graphs (CUDA graphs, GPU only) or inductor (torch.compile); may be repeated.",
             show_default="none, on a GPU all",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="A divisor of 1000.", show_default="8, on a GPU 100")
+        int | None, Option(min=1, max=1000, help="A divisor of 1000.", show_default="8, on a GPU 100")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Passes of each row; the fastest counts.")] = 3,
+    repeats: Annotated[int, Option(min=1, help="Passes of each row; the fastest counts.")] = 3,
     text_encoder: Annotated[
         Literal["none", "small", "paper"],
-        typer.Option(help="In the plain loop: small (26 M weights), paper (543 M), or none."),
+        Option(help="In the plain loop: small (26 M weights), paper (543 M), or none."),
     ] = "small",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = 1,
     clock: Annotated[
-        Literal["wall", "cpu"],
-        typer.Option(help="cpu: seconds given to this process, for a machine that is busy; CPU only."),
+        Literal["wall", "cpu"], Option(help="cpu: seconds given to this process, for a machine that is busy; CPU only.")
     ] = "wall",
     peak_tflops: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product"),
+        float | None, Option(min=0.001, help="The device's peak.", show_default="known GPUs; else a matrix product")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Also writes the tables as Markdown.", dir_okay=False, show_default="no")
+        Path | None, Option(help="Also writes the tables as Markdown.", dir_okay=False, show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,12 +97,10 @@ def sample(
     import torch
 
     from xreal_synth.evaluation.bench_sample import SampleBench, loop_settings, rows_of
-    from xreal_synth.models.describe import describe
     from xreal_synth.models.layers import resolve_precision
     from xreal_synth.models.text.ldm_bert import TextShape
 
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, _ = machine_of(threads)
     how = list(compiled or (Compile if device == "cuda" else [Compile.none]))
     _refuse(device, how, clock, threads)
     info = describe(bundle)
@@ -133,12 +130,9 @@ def sample(
     if as_json:
         print_json({**about, **asdict(figures)})
         return
-    table = Table(*COLUMNS)
-    for row in figures.rows:
-        table.add_row(*_cells(row))
     for key, value in about.items():
         console.print(f"{key}: {value}")
-    console.print(table)
+    print_table(map(_cells, figures.rows), *COLUMNS)
     console.print("\n".join(_footnotes(figures)))
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from typer import Argument, Option
 
 from xreal_synth.cli.evaluate_common import sampling_from
-from xreal_synth.cli.options import JsonOption, bytes_text, console, examples, facts_table, print_json, told
-
-if TYPE_CHECKING:
-    from xreal_synth.models.describe import BundleInfo
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import bytes_text, console, table_of, told
+from xreal_synth.errors import BundleError
+from xreal_synth.models.describe import BundleInfo, describe, shipped_bundles, verify_files
 
 app = typer.Typer(help="Model bundles: what they are and what they can do.", no_args_is_help=True)
 
@@ -20,29 +20,17 @@ app = typer.Typer(help="Model bundles: what they are and what they can do.", no_
 @app.command("list", epilog=examples("xreal-synth bundle list", "xreal-synth bundle show xreal-mini"))
 def list_bundles(as_json: JsonOption = False) -> None:
     """Names the bundles that come with the package, with what they can make."""
-    from xreal_synth.models.describe import describe, shipped_bundles
-
     found = [describe(name) for name in shipped_bundles()]
-    if as_json:
-        print_json({one.name: {"image_size": one.image_size, "findings": list(one.prompts)} for one in found})
-        return
-    table = Table("bundle", "image size", "findings", show_edge=False)
-    for one in found:
-        table.add_row(one.name, f"{one.image_size} x {one.image_size}", ", ".join(one.prompts))
-    console.print(table)
+    rows = [(one.name, f"{one.image_size} x {one.image_size}", ", ".join(one.prompts)) for one in found]
+    fields = {one.name: {"image_size": one.image_size, "findings": list(one.prompts)} for one in found}
+    told(as_json, fields, table_of(rows, "bundle", "image size", "findings", show_edge=False))
 
 
 @app.command(epilog=examples("xreal-synth bundle show xreal-mini", "xreal-synth bundle show ./my-bundle --json"))
-def show(
-    bundle: Annotated[str, typer.Argument(help="A shipped name or a folder.", show_default=False)],
-    as_json: JsonOption = False,
-) -> None:
+def show(bundle: Annotated[str, Argument(help="A shipped name or a folder.")], as_json: JsonOption = False) -> None:
     """Describes a bundle and checks the hash of every file in it."""
-    from xreal_synth.models.describe import describe, verify_files
-
     info = describe(bundle)
     verify_files(info)
-    size = sum(stamp.bytes for stamp in info.files)
     facts = {
         "name": info.name,
         "folder": str(info.root),
@@ -53,32 +41,27 @@ def show(
         "defaults": f"{info.defaults.mode}, {info.defaults.steps} steps, hold {info.defaults.hold}, "
         f"branch {info.defaults.branch}, guidance {info.defaults.guidance}, soft {info.defaults.soft}",
         "parts": ", ".join(info.parts),
-        "files": f"{len(info.files)} files, {bytes_text(size)}, every hash checked",
+        "files": f"{len(info.files)} files, {bytes_text(info.bytes)}, every hash checked",
         "licence": info.licence,
         "use": info.use_restriction,
         "training data": info.training_data,
     }
-    if as_json:
-        print_json(facts)
-    else:
-        console.print(facts_table(facts.items(), box=None, padding=(0, 2)))
+    told(as_json, facts, table_of(facts.items(), box=None, padding=(0, 2)))
 
 
 @app.command(
     epilog=examples("xreal-synth bundle random ./tiny-bundle", "xreal-synth bundle random --config paper ./paper-sized")
 )
 def random(
-    out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.")],
     config: Annotated[
         Literal["tiny", "mini", "paper"],
-        typer.Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
+        Option(help="Which architecture: tiny (200 kB), mini (xreal-mini's, 40 MB), paper (XReal's, 1.3 GB)."),
     ] = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of the weights.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Builds a bundle of seeded random weights, for tests of memory and speed: its images are noise."""
-    from xreal_synth.errors import BundleError
-
     if out.exists():
         raise BundleError(found=f"{out} already exists", wanted="a folder that does not exist")
     from xreal_synth.models.random_bundle import build_random
@@ -99,15 +82,14 @@ def random(
     ),
 )
 def add_prompt(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder; it is changed.", show_default=False)],
-    text: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
-    finding: Annotated[str | None, typer.Option(help="Makes it this finding's prompt.", show_default=False)] = None,
+    bundle: Annotated[str, Argument(help="A bundle's folder; it is changed.")],
+    text: Annotated[str, Argument(help="The prompt.")],
+    finding: Annotated[str | None, Option(help="Makes it this finding's prompt.")] = None,
     text_encoder: Annotated[
-        Path | None,
-        typer.Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own"),
+        Path | None, Option(help="What the bundle was converted from: folder or file.", show_default="the bundle's own")
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache")
+        Path | None, Option(help="vocab.txt of bert-base-uncased, for a file.", show_default="the local cache")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,7 +103,7 @@ def add_prompt(
     told(as_json, bundle_fields(info), line)
 
 
-Run = Annotated[Path | None, typer.Option(help="The --out folder of its training.", show_default=False)]
+Run = Annotated[Path | None, Option(help="The --out folder of its training.")]
 
 
 @app.command(
@@ -134,7 +116,7 @@ Run = Annotated[Path | None, typer.Option(help="The --out folder of its training
     )
 )
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to make; must not exist.", show_default=False)],
+    out: Annotated[Path, Argument(help="The folder to make; must not exist.")],
     autoencoder: Run = None,
     controller: Run = None,
     denoiser: Run = None,
@@ -144,25 +126,25 @@ def export(
     guidance: Run = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Training images, on whose masks the mask bank is fitted and on which `sampling.detail` is.",
             show_default="the base's",
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="A bundle that gives all that the runs do not.", show_default="none")
+        str | None, Option(help="A bundle that gives all that the runs do not.", show_default="none")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the folder's")] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="the base's")] = None,
+    name: Annotated[str | None, Option(help="The bundle's name.", show_default="the folder's")] = None,
+    licence: Annotated[str | None, Option(help="Of the weights.", show_default="the base's")] = None,
     training_data: Annotated[
-        str | None, typer.Option(help="What it was trained on, in a sentence.", show_default="the base's")
+        str | None, Option(help="What it was trained on, in a sentence.", show_default="the base's")
     ] = None,
     use: Annotated[
-        str | None, typer.Option(help="What it may be used for.", show_default="the base's, or research only")
+        str | None, Option(help="What it may be used for.", show_default="the base's, or research only")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             show_default="the base's",
@@ -170,22 +152,16 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        Literal["last", "best"], typer.Option(help="The last weights, or those of the least validation loss.")
+        Literal["last", "best"], Option(help="The last weights, or those of the least validation loss.")
     ] = "last",
     as_json: JsonOption = False,
 ) -> None:
     """Makes a bundle of finished trainings: fp16 weights, prompts, sizes and hashes."""
     from xreal_synth.training.export import make_bundle
 
-    runs = {
-        "autoencoder": autoencoder,
-        "controller": controller,
-        "denoiser": denoiser,
-        "controlnet": controlnet,
-        "segmenter": segmenter,
-        "classifier": classifier,
-        "guidance": guidance,
-    }
+    networks = ("autoencoder", "controller", "denoiser", "controlnet", "segmenter", "classifier", "guidance")
+    folders = (autoencoder, controller, denoiser, controlnet, segmenter, classifier, guidance)
+    runs = dict(zip(networks, folders, strict=True))
     name = name or out.absolute().name
     words = {"name": name, "licence": licence, "training_data": training_data, "use_restriction": use}
     part, defaults = "best" if weights == "best" else "network", sampling_from(settings)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
-from xreal_synth.cli.options import bytes_text, console, examples, note, notes
-from xreal_synth.cli.progress import StepsDisplay
+from xreal_synth.cli.options import examples
+from xreal_synth.cli.output import StepsDisplay, bytes_text, note, notes, say
 from xreal_synth.errors import ConversionError
+from xreal_synth.models.describe import CONTROLNET, UPSCALER, BundleInfo
+from xreal_synth.models.text.prompts import read_prompts
 
 if TYPE_CHECKING:
     from xreal_synth.models.convert.assemble import Stored
     from xreal_synth.models.convert.latent import LdmFiles
     from xreal_synth.models.convert.published import Published
-    from xreal_synth.models.describe import BundleInfo
 
 app = typer.Typer(
     help="Bundles from published weights. Pickles are opened without running what is in them; every key is "
@@ -27,37 +29,23 @@ app = typer.Typer(
 
 
 Dtype = Literal["fp32", "fp16"]
-Out = Annotated[Path, typer.Argument(help="The bundle's folder; must not exist.", show_default=False)]
+Out = Annotated[Path, Argument(help="The bundle's folder; must not exist.")]
 Prompts = Annotated[
-    Path | None,
-    typer.Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own"),
+    Path | None, Option(help="YAML: null, healthy, findings, join, combine, more.", show_default="the model's own")
 ]
-DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="How weights are stored; fp16 halves the bundle and rounds them.")
-]
-Bank = Annotated[
-    str, typer.Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")
-]
-Name = Annotated[str | None, typer.Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
-Licence = Annotated[str | None, typer.Option(help="The weights' licence.", show_default="what the publisher states")]
-Use = Annotated[str | None, typer.Option(help="Use restriction.", show_default="what the publisher states")]
-TrainingData = Annotated[
-    str | None, typer.Option(help="What it was trained on.", show_default="what the publisher states")
-]
-Config = Annotated[
-    Path | None, typer.Option(help="Training YAML, for weights of other sizes.", show_default="as published")
-]
+DtypeOption = Annotated[Dtype, Option(help="How weights are stored; fp16 halves the bundle and rounds them.")]
+Bank = Annotated[str, Option(help="The bundle whose mask bank goes into this one; `none` for none, then give masks.")]
+Name = Annotated[str | None, Option(help="The bundle's name: a-z, 0-9, . _ -", show_default="the model's")]
+Licence = Annotated[str | None, Option(help="The weights' licence.", show_default="what the publisher states")]
+Use = Annotated[str | None, Option(help="Use restriction.", show_default="what the publisher states")]
+TrainingData = Annotated[str | None, Option(help="What it was trained on.", show_default="what the publisher states")]
+Config = Annotated[Path | None, Option(help="Training YAML, for weights of other sizes.", show_default="as published")]
 Vocab = Annotated[
-    Path | None, typer.Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache")
+    Path | None, Option(help="vocab.txt of bert-base-uncased.", show_default="the local Hugging Face cache")
 ]
-Ema = Annotated[
-    bool, typer.Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")
-]
-KeepText = Annotated[bool, typer.Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
-Ignore = Annotated[
-    list[str] | None,
-    typer.Option(help="An entry beside the weights that is of no use; may be repeated.", show_default=False),
-]
+Ema = Annotated[bool, Option("--ema", help="Take the denoiser's averaged weights; the reference takes the plain.")]
+KeepText = Annotated[bool, Option("--keep-text-encoder", help="Put it into the bundle, for `bundle add-prompt`.")]
+Ignore = Annotated[list[str] | None, Option(help="An entry beside the weights that is of no use; may be repeated.")]
 
 
 @app.command(
@@ -69,10 +57,10 @@ Ignore = Annotated[
 )
 def xreal(
     out: Out,
-    backbone: Annotated[Path, typer.Option(help="backbone.pth", show_default=False)],
-    ae: Annotated[Path | None, typer.Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
+    backbone: Annotated[Path, Option(help="backbone.pth")],
+    ae: Annotated[Path | None, Option(help="ldm_ae.pth, read only if the backbone has no first stage.")] = None,
     controller: Annotated[
-        Path | None, typer.Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
+        Path | None, Option(help="anatomy_controller.pth; without it, no sampling.control: xreal.")
     ] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
@@ -92,7 +80,7 @@ def xreal(
     from xreal_synth.models.convert.published import XREAL
 
     files = LdmFiles(backbone, ae, controller, ignore=tuple(ignore or ()), vocabulary=vocab, ema=ema)
-    said = _said(XREAL, name, licence, use, training_data, prompts, config)
+    said = _said(XREAL, prompts, config, name=name, licence=licence, use_restriction=use, training_data=training_data)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
 
@@ -104,21 +92,11 @@ def xreal(
 )
 def cheff(
     out: Out,
-    t2i: Annotated[
-        Path | None, typer.Option(help="cheff_diff_t2i.pt, the text-to-image model.", show_default=False)
-    ] = None,
-    uncond: Annotated[
-        Path | None, typer.Option(help="cheff_diff_uncond.pt, which knows no findings.", show_default=False)
-    ] = None,
-    bundle: Annotated[
-        str | None, typer.Option(help="A 256-px bundle, copied with the upscaler added.", show_default=False)
-    ] = None,
-    ae: Annotated[
-        Path | None, typer.Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")
-    ] = None,
-    upscaler: Annotated[
-        Path | None, typer.Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.", show_default=False)
-    ] = None,
+    t2i: Annotated[Path | None, Option(help="cheff_diff_t2i.pt, the text-to-image model.")] = None,
+    uncond: Annotated[Path | None, Option(help="cheff_diff_uncond.pt, which knows no findings.")] = None,
+    bundle: Annotated[str | None, Option(help="A 256-px bundle, copied with the upscaler added.")] = None,
+    ae: Annotated[Path | None, Option(help="cheff_autoencoder.pt, read only if the model has no first stage.")] = None,
+    upscaler: Annotated[Path | None, Option(help="cheff_sr_fine.pt or cheff_sr_base.pt, 256 -> 1024 px.")] = None,
     vocab: Vocab = None,
     prompts: Prompts = None,
     ema: Ema = False,
@@ -159,7 +137,7 @@ def cheff(
         _add_upscaler(bundle, out, upscaler, dtype, licence, more)
         return
     model = CHEFF_T2I if t2i is not None else CHEFF_UNCONDITIONAL
-    said = _said(model, name, licence, use, training_data, prompts, config)
+    said = _said(model, prompts, config, name=name, licence=licence, use_restriction=use, training_data=training_data)
     files = LdmFiles(Path(sources[0]), ae, None, upscaler, more, vocab, ema)
     _latent(files, out, said, _stored(dtype, bank, keep_text_encoder))
 
@@ -171,19 +149,17 @@ def cheff(
     )
 )
 def diffusers(
-    source: Annotated[Path, typer.Argument(help="Folder with model_index.json.", show_default=False)],
+    source: Annotated[Path, Argument(help="Folder with model_index.json.")],
     out: Out,
     model: Annotated[
         Literal["roentgen", "other"],
-        typer.Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
+        Option(help="Whose licence, prompts and defaults are taken; `other` needs --licence."),
     ] = "other",
     prompts: Prompts = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
+        int | None, Option(min=8, help="Images' side, pixels.", show_default="the denoiser's")
     ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="As in model.VARIANT.safetensors, e.g. fp16.", show_default=False)
-    ] = None,
+    variant: Annotated[str | None, Option(help="As in model.VARIANT.safetensors, e.g. fp16.")] = None,
     dtype: DtypeOption = "fp32",
     bank: Bank = "xreal-mini",
     keep_text_encoder: KeepText = False,
@@ -197,7 +173,7 @@ def diffusers(
     from xreal_synth.models.convert.published import ROENTGEN, STABLE_DIFFUSION
 
     chosen = ROENTGEN if model == "roentgen" else STABLE_DIFFUSION
-    said = _said(chosen, name, licence, use, training_data, prompts)
+    said = _said(chosen, prompts, name=name, licence=licence, use_restriction=use, training_data=training_data)
     stored = _stored(dtype, bank, keep_text_encoder)
     with StepsDisplay(notes) as display:
         info = convert_folder(
@@ -215,13 +191,13 @@ def diffusers(
     )
 )
 def controlnet(
-    source: Annotated[Path, typer.Argument(help="A checkpoint, or a folder in diffusers layout.", show_default=False)],
+    source: Annotated[Path, Argument(help="A checkpoint, or a folder in diffusers layout.")],
     out: Out,
-    bundle: Annotated[str, typer.Option(help="The bundle whose denoiser it steers; it is copied.", show_default=False)],
-    licence: Annotated[str, typer.Option(help="The ControlNet's licence.", show_default=False)],
+    bundle: Annotated[str, Option(help="The bundle whose denoiser it steers; it is copied.")],
+    licence: Annotated[str, Option(help="The ControlNet's licence.")],
     hint: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What it was shown: organs (a channel each), grey (code / 4, three channels), grey1 (one), or "
             "five colours for background, left lung, right lung, heart, aorta.",
             show_default="what its config.json says",
@@ -233,7 +209,6 @@ def controlnet(
     """A ControlNet trained on a bundle's denoiser into a copy of that bundle."""
     from xreal_synth.models.convert.added_parts import read_controlnet, read_hint
     from xreal_synth.models.convert.assemble import save_network
-    from xreal_synth.models.describe import CONTROLNET
 
     table = None if hint is None else read_hint(hint)
 
@@ -260,7 +235,6 @@ def _add_upscaler(
     bundle: str, out: Path, file: Path, dtype: Dtype, licence: str | None, ignore: tuple[str, ...]
 ) -> None:
     from xreal_synth.models.convert.added_parts import UPSCALER_LICENCE, check_size, read_upscaler, save_upscaler
-    from xreal_synth.models.describe import UPSCALER
 
     def write(folder: Path, info: BundleInfo) -> None:
         check_size(info.name, info.image_size)
@@ -279,40 +253,23 @@ def _extend(bundle: str, out: Path, part: str, write: Callable[[Path, BundleInfo
 
 
 def show(info: BundleInfo) -> None:
-    console.print(
+    say(
         f"{info.root}: bundle {info.name}, {info.image_size} px, {bytes_text(info.bytes)}, "
-        f"{len(info.known_prompts)} prompts, licence {info.licence}",
-        soft_wrap=True,
+        f"{len(info.known_prompts)} prompts, licence {info.licence}"
     )
     if "anatomy_controller" not in info.parts:
-        console.print(
-            "no Anatomy Controller: sampling.control: xreal needs one trained on this model's images", soft_wrap=True
-        )
+        say("no Anatomy Controller: sampling.control: xreal needs one trained on this model's images")
 
 
-def _said(
-    model: Published,
-    name: str | None,
-    licence: str | None,
-    use: str | None,
-    training_data: str | None,
-    prompts: Path | None,
-    config: Path | None = None,
-) -> Published:
+def _said(model: Published, prompts: Path | None, config: Path | None = None, **said: str | None) -> Published:
     """The published model with what the user says in the place of what its publisher does."""
     from xreal_synth.models.convert.published import read_architecture
-    from xreal_synth.models.text.prompts import read_prompts
 
     sizes = model.sizes
-    return replace(
-        model,
-        name=name or model.name,
-        licence=licence or model.licence,
-        use_restriction=use or model.use_restriction,
-        training_data=training_data or model.training_data,
-        prompts=read_prompts(prompts, model.prompts),
-        sizes=sizes if config is None or sizes is None else read_architecture(config, sizes),
-    )
+    if config is not None and sizes is not None:
+        sizes = read_architecture(config, sizes)
+    given: dict[str, Any] = {key: text for key, text in said.items() if text}
+    return replace(model, prompts=read_prompts(prompts, model.prompts), sizes=sizes, **given)
 
 
 def _stored(dtype: Dtype, bank: str, keep_text_encoder: bool) -> Stored:

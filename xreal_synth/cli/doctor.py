@@ -15,11 +15,18 @@ from typing import Annotated, Final, Literal
 from uuid import uuid4
 
 import typer
-from rich.table import Table
+from typer import Option
 
-from xreal_synth.cli.options import JsonOption, bytes_text, console, notes, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import bytes_text, notes, table_of, told
+from xreal_synth.engine.estimate import estimate
+from xreal_synth.engine.quiet import quiet_ray
 from xreal_synth.errors import XrealError
+from xreal_synth.from_recipe import BARE, open_recipe
+from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.fingerprint import PACKAGES, installed_version
+from xreal_synth.speeds import keep_speed
+from xreal_synth.storage import open_store
 
 BAD: Final = 2
 EXTRAS: Final = {
@@ -63,12 +70,12 @@ EXAMPLES = (
 
 def doctor(
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read.")
+        str, Option("--output", "-o", metavar="URI", help="Where datasets are to go: written to and read.")
     ] = ".",
     bundle: Annotated[
-        str, typer.Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI.")
+        str, Option(help="Whose speed is measured, for `plan` to reckon with: a name, a folder or a URI.")
     ] = "xreal-mini",
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
+    ray: Annotated[bool, Option("--ray/--no-ray", help="Starts a local Ray and ends it.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Looks at Python, packages, device, memory, storage, Ray and the shipped models, and makes an image.
@@ -89,13 +96,9 @@ def doctor(
             status.update(f"looking at {name}")
             checks[name] = _look(look)
     bad = [name for name, check in checks.items() if check.state == "bad"]
-    if as_json:
-        print_json({"ok": not bad, "checks": {name: asdict(check) for name, check in checks.items()}})
-    else:
-        table = Table("", "state", "found", show_edge=False)
-        for name, check in checks.items():
-            table.add_row(name, check.state, check.found + (f"\n{check.hint}" if check.hint else ""))
-        console.print(table)
+    rows = [(name, one.state, one.found + (f"\n{one.hint}" if one.hint else "")) for name, one in checks.items()]
+    fields = {"ok": not bad, "checks": {name: asdict(check) for name, check in checks.items()}}
+    told(as_json, fields, table_of(rows, "", "state", "found", show_edge=False))
     raise typer.Exit(BAD * bool(bad))
 
 
@@ -149,8 +152,6 @@ def _compiler() -> Look:
 
 
 def _storage(output: str) -> Look:
-    from xreal_synth.storage import open_store
-
     store, key, data = open_store(output), f".doctor-{uuid4().hex}", os.urandom(1 << 20)
     began = time.monotonic()
     try:
@@ -186,14 +187,11 @@ def _sockets() -> Look:
 
 
 def _ray() -> Look:
-    from xreal_synth.engine.quiet import quiet_ray
-
     quiet_ray()
     import torch
 
     from xreal_synth.engine.ray_session import resources, session
     from xreal_synth.models.devices import no_gpu_for_torch
-    from xreal_synth.recipe.schema import Compute
 
     began = time.monotonic()
     with session(None, Compute()):
@@ -229,11 +227,8 @@ def _speed(bundle: str) -> Look:
     """Seconds of an evaluation, all that an image takes divided among its own; on a CPU those that this process got."""
     import torch
 
-    from xreal_synth.engine.estimate import estimate
     from xreal_synth.evaluation.bench_sample import clock
-    from xreal_synth.from_recipe import BARE, open_recipe
     from xreal_synth.pipeline import Pipeline
-    from xreal_synth.speeds import keep_speed
 
     pipe = Pipeline(bundle)
     on_cpu = pipe.device.startswith("cpu")

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from typer import Option
 from typer.core import TyperGroup
 
 from xreal_synth.cli import evaluate_bundle, evaluate_dataset, evaluate_privacy, evaluate_readers, evaluate_utility
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, examples, notes, print_json
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import console, note, print_json, table_of
+from xreal_synth.dataset.names import LEAK
+from xreal_synth.evaluation.dataset_images import generated_images
+from xreal_synth.evaluation.kept import json_bytes
 
 _SHOWN = 6
 
@@ -58,8 +62,8 @@ app.add_typer(evaluate_readers.app, name="readers")
 )
 def leak(
     dataset: common.GeneratedArgument,
-    count: Annotated[int, typer.Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the bootstrap.")] = 0,
+    count: Annotated[int, Option("-n", min=10, help="Groups at most, the first ones.")] = 2000,
+    seed: Annotated[int, Option(min=0, help="Of the folds and the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Two probes' areas under the ROC curve in telling shams (edited to no effect) from their unedited twins.
@@ -68,9 +72,6 @@ def leak(
     the others. The dataset gets leak.json,
     which its report shows; it needs `pairs: {twin: true, sham: SHARE}`.
     """
-    from xreal_synth.dataset.names import LEAK
-    from xreal_synth.evaluation.dataset_images import generated_images
-    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.leak import leak as measure
 
     with common.made_source(dataset) as source, common.bars() as report:
@@ -86,12 +87,11 @@ def leak(
     if as_json:
         print_json(reported)
         return
-    table = Table("figure", "area under the ROC curve", title_justify="left")
-    table.title = f"{figures.groups} shams and their twins"
-    table.add_row("regression", f"{auc:.3f}")
-    table.add_row("network", f"{network:.3f}")
+    title = f"{figures.groups} shams and their twins"
+    probes = [("regression", f"{auc:.3f}"), ("network", f"{network:.3f}")]
+    table = table_of(probes, "figure", "area under the ROC curve", title=title, title_justify="left")
     table.add_section()
     for name, value in islice(alone.items(), _SHOWN):
         table.add_row(f"{name}, alone", f"{value:.3f}")
     console.print(table)
-    notes.print(f"{dataset}: {LEAK}", soft_wrap=True)
+    note(f"{dataset}: {LEAK}")

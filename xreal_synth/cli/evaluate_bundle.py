@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.table import Column, Table
+from rich.table import Column
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.anatomy import AnatomyFigures
@@ -28,14 +29,10 @@ EXAMPLES = {
         "xreal-synth evaluate anatomy --data images/ -n 16 --set mode=reference --set steps=50 --sheet sheet.png",
     ),
     "choices": (
-        (
-            "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
-            "--out runs/choices"
-        ),
-        (
-            "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
-            "--cross --out runs/bundles"
-        ),
+        "xreal-synth evaluate choices --data images/ -n 16 --grid hold=0.3,0.5,0.7 --grid guidance=2,4,7 "
+        "--out runs/choices",
+        "xreal-synth evaluate choices --data images/ --grid bundle=xreal-mini,my-bundle --grid steps=25,50 "
+        "--cross --out runs/bundles",
     ),
 }
 
@@ -43,7 +40,7 @@ EXAMPLES = {
 def bundle(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int | None, typer.Option("-n", min=3, help="Images.", show_default="all of the split")] = None,
+    count: Annotated[int | None, Option("-n", min=3, help="Images.", show_default="all of the split")] = None,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
@@ -54,17 +51,19 @@ def bundle(
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
+        Path | None, Option(help="Draws 16 generated images beside 16 real ones.", show_default="no")
     ] = None,
     spectrum: Annotated[
-        Path | None, typer.Option(help="Draws power over real images by frequency.", show_default="no")
+        Path | None, Option(help="Draws power over real images by frequency.", show_default="no")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every real image of a split made again from its mask and findings, and judged, beside what real images reach."""
     from xreal_synth.evaluation.bundle import measure_bundle, measure_real
     from xreal_synth.evaluation.evaluators import load_evaluators
+    from xreal_synth.evaluation.measurements import draw_spectra
     from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.evaluation.sheet import made_beside_real
 
     device, machine = common.machine_of(threads)
     request = Request(bundle, data, split, count, seed, common.sampling_from(overrides), precision, micro_batch)
@@ -75,12 +74,8 @@ def bundle(
         real = measure_real(prepared, loaded, train_split, report)
         figures = measure_bundle(prepared, loaded, real, made, report)
         if sheet is not None:
-            from xreal_synth.evaluation.sheet import made_beside_real
-
             made_beside_real(prepared, made, sheet)
         if spectrum is not None:
-            from xreal_synth.evaluation.measurements import draw_spectra
-
             draw_spectra({prepared.info.name: figures.rings, "training images": figures.rings_training}, spectrum)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
@@ -95,19 +90,15 @@ def bundle(
 def _reported(
     prepared: PreparedRequest, where: str, hashes: dict[str, str], figures: BundleFigures | AnatomyFigures
 ) -> Any:
-    from xreal_synth.evaluation.kept import null_for_nan
-
     about = {"machine": where, "sampling": asdict(prepared.settings)}
-    return null_for_nan({"bundle": prepared.info.name, **hashes, **about, **asdict(figures)})
+    return {"bundle": prepared.info.name, **hashes, **about, **asdict(figures)}
 
 
 def _show(figures: BundleFigures) -> None:
     from xreal_synth.evaluation.bundle import NOTES, table_of_figures
 
-    table = Table("figure", f"reached ({figures.images} images)", "beside")
-    for row in table_of_figures(figures):
-        table.add_row(*row)
-    console.print(table)
+    reached = f"reached ({figures.images} images)"
+    print_table(table_of_figures(figures), "figure", reached, "beside")
     for note in NOTES:
         console.print(note)
     for name, rings in (("made", figures.rings), ("training images", figures.rings_training)):
@@ -127,20 +118,16 @@ def choices(
     data: common.DataOption,
     grid: Annotated[
         list[str],
-        typer.Option(
-            metavar="KEY=VALUE,VALUE",
-            help="Values of a key of `sampling`, or of `bundle`; may be repeated.",
-            show_default=False,
-        ),
+        Option(metavar="KEY=VALUE,VALUE", help="Values of a key of `sampling`, or of `bundle`; may be repeated."),
     ],
-    out: Annotated[Path, typer.Option(help="A folder a cell, and the table; run again to go on.", show_default=False)],
+    out: Annotated[Path, Option(help="A folder a cell, and the table; run again to go on.")],
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=3, help="Images a cell.")] = 16,
+    count: Annotated[int, Option("-n", min=3, help="Images a cell.")] = 16,
     split: common.SplitOption = "val",
     train_split: common.TrainSplitOption = "train",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
-    cross: Annotated[bool, typer.Option("--cross", help="Every combination, not one setting at a time.")] = False,
+    cross: Annotated[bool, Option("--cross", help="Every combination, not one setting at a time.")] = False,
     evaluators: common.EvaluatorsOption = None,
     precision: common.PrecisionOption = "auto",
     micro_batch: common.MicroBatchOption = 4,
@@ -150,7 +137,6 @@ def choices(
     """What a setting changes: `evaluate bundle` on each cell of a grid, as one table."""
     from xreal_synth.evaluation.choices import COLUMNS, NOTE, REAL, cells_of, evaluate_choices, table_rows
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import null_for_nan
     from xreal_synth.evaluation.request import Request
 
     device, _ = common.machine_of(threads)
@@ -161,12 +147,10 @@ def choices(
         rows = evaluate_choices(cells, loaded, train_split, out, report)
     if as_json:
         own = [{key: row[key] for key in ("cell", *COLUMNS)} for row in rows if row["cell"] != REAL]
-        print_json(null_for_nan(own))
+        print_json(own)
         return
-    table = Table(Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
-    for cells_of_row in table_rows(rows):
-        table.add_row(*cells_of_row)
-    console.print(table)
+    header = (Column("choice", no_wrap=True), *(Column(name, justify="right") for name in COLUMNS))
+    print_table(table_rows(rows), *header)
     console.print(NOTE)
     console.print(f"{out / 'choices.md'}, {out / 'choices.json'}")
 
@@ -174,7 +158,7 @@ def choices(
 def anatomy(
     data: common.DataOption,
     bundle: common.BundleOption = "xreal-mini",
-    count: Annotated[int, typer.Option("-n", min=2, help="Images.")] = 64,
+    count: Annotated[int, Option("-n", min=2, help="Images.")] = 64,
     split: common.SplitOption = "val",
     seed: common.SeedOption = 0,
     overrides: common.SamplingSetOption = None,
@@ -182,14 +166,13 @@ def anatomy(
     micro_batch: common.MicroBatchOption = 4,
     threads: common.ThreadsOption = 1,
     images: common.ImagesOption = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Also draws real images beside made ones.", show_default="no")
-    ] = None,
+    sheet: Annotated[Path | None, Option(help="Also draws real images beside made ones.", show_default="no")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Images made from real images' masks: Dice per organ, MS-SSIM to the real image, seconds per stage."""
     from xreal_synth.evaluation.anatomy import measure_anatomy
     from xreal_synth.evaluation.request import Request, images_for, prepare
+    from xreal_synth.evaluation.sheet import side_by_side
     from xreal_synth.models.load import load_network
 
     device, machine = common.machine_of(threads)
@@ -202,8 +185,6 @@ def anatomy(
             made = images_for(prepared, Path(folder), report)
         figures = measure_anatomy(segmenter, prepared, made)
         if sheet is not None:
-            from xreal_synth.evaluation.sheet import side_by_side
-
             side_by_side(prepared, made, sheet)
     where = f"{machine}, {prepared.precision}, micro-batch {micro_batch}"
     if as_json:
@@ -211,15 +192,18 @@ def anatomy(
         return
     console.print(f"{prepared.info.name}: {json.dumps(asdict(prepared.settings))}")
     console.print(f"{where}; mean [95% bootstrap interval]")
-    table = Table("figure", f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image")
-    for organ in figures.dice:
-        dice = (part[organ] for part in (figures.dice, figures.dice_variant, figures.dice_real))
-        table.add_row(f"Dice {organ}", *map(str, dice))
-    table.add_row("MS-SSIM to the real image", f"{figures.ms_ssim}", f"{figures.ms_ssim_variant}", "1")
-    table.add_row("high frequencies, made / real", f"{figures.sharpness}", "", "1")
-    table.add_row("change inside the region, grey levels", "", f"{figures.change_inside}", "")
-    table.add_row("change outside the region, grey levels", "", f"{figures.change_outside}", "")
-    console.print(table)
+    rows: list[tuple[Any, ...]] = [
+        (f"Dice {organ}", figures.dice[organ], figures.dice_variant[organ], figures.dice_real[organ])
+        for organ in figures.dice
+    ]
+    rows += [
+        ("MS-SSIM to the real image", figures.ms_ssim, figures.ms_ssim_variant, 1),
+        ("high frequencies, made / real", figures.sharpness, "", 1),
+        ("change inside the region, grey levels", "", figures.change_inside, ""),
+        ("change outside the region, grey levels", "", figures.change_outside, ""),
+    ]
+    columns = f"healthy twin ({figures.images})", f"with finding ({figures.variants})", "real image"
+    print_table(rows, "figure", *columns)
     _show_seconds(figures, "per image")
 
 

@@ -6,29 +6,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Argument, Option
 
-from xreal_synth.cli.options import notes
+from xreal_synth.cli.output import counting_bar, note, notes
+from xreal_synth.dataset.source import Source, open_source
 from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.evaluation.cases import Report
+from xreal_synth.recipe.yaml_text import parse
+from xreal_synth.storage import open_store
 
-if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.cases import Report
-
-
-DataOption = Annotated[str, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)]
-BundleOption = Annotated[str, typer.Option(help="A shipped name or a folder.")]
-SplitOption = Annotated[str, typer.Option(help="The manifest's split to take masks and images from.")]
+DataOption = Annotated[str, Option(help="Folder or URI with manifest.csv, images and masks.")]
+BundleOption = Annotated[str, Option(help="A shipped name or a folder.")]
+SplitOption = Annotated[str, Option(help="The manifest's split to take masks and images from.")]
 TrainSplitOption = Annotated[
-    str, typer.Option(help="The split the bundle was trained on: for real beside real, and for copies.")
+    str, Option(help="The split the bundle was trained on: for real beside real, and for copies.")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Which images, boxes and noise.")]
+SeedOption = Annotated[int, Option(min=0, help="Which images, boxes and noise.")]
 SamplingSetOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="A key of a recipe's `sampling`, e.g. hold=0.5 or mode=reference; may be repeated.",
@@ -36,52 +34,44 @@ SamplingSetOption = Annotated[
     ),
 ]
 EvaluatorsOption = Annotated[
-    Path | None, typer.Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones")
+    Path | None, Option(help="A folder of evaluator networks of your own.", show_default="the shipped ones")
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Keeps the generated images; run again to go on, or to measure without sampling.",
         show_default="a temporary folder",
     ),
 ]
-PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the denoiser.")]
-MicroBatchOption = Annotated[int, typer.Option(min=1, help="Images sampled at once.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], Option(help="Of the denoiser.")]
+MicroBatchOption = Annotated[int, Option(min=1, help="Images sampled at once.")]
+ThreadsOption = Annotated[int, Option(min=1, help="CPU threads.")]
 
 
 RealSplitOption = Annotated[
-    str, typer.Option(help="The manifest's split to measure by; best images that no network has seen.")
+    str, Option(help="The manifest's split to measure by; best images that no network has seen.")
 ]
 BesideOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="The split whose real images stand beside made ones in distances.",
         show_default="train, or half of the split's patients",
     ),
 ]
 InceptionOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="FILE",
         help="The FID's Inception weights (pytorch-fid's or torch-fidelity's file): adds FID and KID.",
         show_default="none: no FID",
     ),
 ]
-MostOption = Annotated[int, typer.Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
+MostOption = Annotated[int, Option("-n", min=2, help="Images at most; of more, whole shards drawn at random.")]
 MOST = 10_000
 
-GeneratedArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.", show_default=False)
-]
+GeneratedArgument = Annotated[str, Argument(metavar="DATASET", help="A dataset that was generated: folder or URI.")]
 RealOption = Annotated[
-    str,
-    typer.Option(
-        "--real",
-        metavar="MANIFEST",
-        help="Real images: a manifest.csv, or the folder or URI that holds it.",
-        show_default=False,
-    ),
+    str, Option(metavar="MANIFEST", help="Real images: a manifest.csv, or the folder or URI that holds it.")
 ]
 
 
@@ -110,8 +100,6 @@ def grid_from(given: Sequence[str]) -> dict[str, list[Any]]:
 
 def _scalar(text: str, option: str) -> Any:
     """A number or word as a recipe has it."""
-    from xreal_synth.recipe.yaml_text import parse
-
     document = parse(text)
     if document.problems or isinstance(document.value, list | dict):
         raise _option(option, text, "a number or a word", "give one value at a time")
@@ -125,8 +113,7 @@ def _option(name: str, found: str, wanted: str, hint: str) -> RecipeError:
 @contextmanager
 def bars() -> Iterator[Report]:
     """A bar for each thing that is done, on standard error."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes) as progress:
+    with counting_bar(notes) as progress:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -169,10 +156,7 @@ def machine(device: str) -> str:
 @contextmanager
 def made_source(dataset: str) -> Iterator[Source]:
     """The finished shards of a dataset; what is left out of them is told at the end."""
-    from xreal_synth.dataset.source import open_source
-    from xreal_synth.storage import open_store
-
     source = open_source(open_store(dataset))
     yield source
     for skipped in source.skipped:
-        notes.print(str(skipped), soft_wrap=True)
+        note(str(skipped))

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, print_json
-
-if TYPE_CHECKING:
-    from xreal_synth.evaluation.cases import Report
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, print_json, print_table, table_of
+from xreal_synth.evaluation.cases import Report
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.storage import LocalStore
 
 EXAMPLES = {
     "dataset": (
         "xreal-synth evaluate out/quickstart --real images/manifest.csv",
-        (
-            "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
-            "--json figures.json"
-        ),
+        "xreal-synth evaluate out/quickstart --real images/ --inception pt_inception-2015-12-05-6726825d.pth "
+        "--json figures.json",
     ),
     "compare": (
         "xreal-synth evaluate compare out/xreal out/controlnet out/none --real images/ --out runs/compare",
@@ -41,7 +42,7 @@ def dataset(
     threads: common.ThreadsOption = 1,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"),
+        Option("--json", metavar="FILE", help="Writes the figures there too; - prints them.", show_default="no"),
     ] = None,
 ) -> None:
     """A finished dataset's images beside real ones: the paper's figures and more, in all and by finding.
@@ -50,8 +51,6 @@ def dataset(
     """
     from xreal_synth.evaluation.dataset import open_bench
     from xreal_synth.evaluation.dataset_record import write
-    from xreal_synth.evaluation.kept import json_bytes
-    from xreal_synth.storage import LocalStore
 
     device, machine = common.machine_of(threads)
     bench, (chosen,) = open_bench([dataset], count, (real, split, beside), evaluators, inception, device, machine)
@@ -71,8 +70,6 @@ def dataset(
 
 def _show(record: Mapping[str, Any]) -> None:
     """The tables on the terminal."""
-    import math
-
     from xreal_synth.evaluation.dataset_record import figure_of, finding_table, overall, summary
 
     for line in summary(record):
@@ -81,12 +78,12 @@ def _show(record: Mapping[str, Any]) -> None:
         rows = record[key]
         if not rows:
             continue
-        table = Table(title, "made", "real", "n")
-        for row in overall(rows):
-            if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth"):
-                name = row["name"].partition(" (")[0]
-                table.add_row(name, figure_of(row), figure_of(row, "real"), str(row["n"]))
-        console.print(table)
+        figures = [
+            (row["name"].partition(" (")[0], figure_of(row), figure_of(row, "real"), row["n"])
+            for row in overall(rows)
+            if not math.isnan(row["value"]) and not row["name"].startswith("power in eighth")
+        ]
+        print_table(figures, title, "made", "real", "n")
         console.print(_by_finding(*finding_table(rows)))
     for note in record["notes"]:
         console.print(note)
@@ -104,10 +101,8 @@ def _by_finding(header: list[str], cells: list[list[str]]) -> Table:
         room -= max(map(len, column)) + 3
         if room >= 0:
             shown.append(at)
-    table = Table(*(header[at] for at in shown), title="by finding: made, and real in brackets")
-    for row in rows:
-        table.add_row(*(row[at] for at in shown))
-    return table
+    left = [[row[at] for at in shown] for row in (header, *rows)]
+    return table_of(left[1:], *left[0], title="by finding: made, and real in brackets")
 
 
 def _beside(made: str, real: str, figure: str) -> str:
@@ -119,9 +114,7 @@ def _beside(made: str, real: str, figure: str) -> str:
 
 
 def compare(
-    datasets: Annotated[
-        list[str], typer.Argument(help="Folders or URIs of datasets.", metavar="DATASET..", show_default=False)
-    ],
+    datasets: Annotated[list[str], Argument(help="Folders or URIs of datasets.", metavar="DATASET..")],
     real: common.RealOption,
     split: common.RealSplitOption = "val",
     beside: common.BesideOption = None,
@@ -130,7 +123,7 @@ def compare(
     inception: common.InceptionOption = None,
     threads: common.ThreadsOption = 1,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for compare.md and compare.json.", show_default="not written")
+        Path | None, Option(help="A folder for compare.md and compare.json.", show_default="not written")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,8 +133,6 @@ def compare(
     """
     from xreal_synth.evaluation import dataset_record
     from xreal_synth.evaluation.dataset import open_bench
-    from xreal_synth.evaluation.kept import json_bytes, null_for_nan
-    from xreal_synth.storage import LocalStore
 
     device, machine = common.machine_of(threads)
     bench, chosen = open_bench(datasets, count, (real, split, beside), evaluators, inception, device, machine)
@@ -160,13 +151,12 @@ def compare(
         folder.replace("compare.md", dataset_record.compared_markdown(records).encode())
         folder.replace("compare.json", json_bytes(result))
     if as_json:
-        print_json(null_for_nan(result))
+        print_json(result)
         return
     header, cells = dataset_record.compared_table(records)
-    shown = Table("figure", *(row[0] for row in cells))
-    for at, name in enumerate(header[1:], start=1):
-        shown.add_row(name, *(row[at] for row in cells))
-    console.print(shown)
+    names, *rows = zip(*cells, strict=True)
+    figures = [(name, *row) for name, row in zip(header[1:], rows, strict=True)]
+    print_table(figures, "figure", *names)
     for line in dataset_record.paper_lines():
         console.print(line)
     if out is not None:

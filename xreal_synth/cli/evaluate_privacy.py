@@ -7,17 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.table import Table
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, notes, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, note, notes, print_json, print_table, say
+from xreal_synth.dataset.source import Source, add_excluded
+from xreal_synth.evaluation.cases import CaseReader, Report
+from xreal_synth.evaluation.dataset_images import check_synthetic, images_named
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.images.manifest import ImageRow
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.source import Source
-    from xreal_synth.evaluation.cases import CaseReader, Report
     from xreal_synth.evaluation.privacy import Audit, CopyPair
-    from xreal_synth.images.manifest import ImageRow
 
 PRIVACY = "privacy.json"
 SHOWN = 12
@@ -34,26 +36,23 @@ def privacy(
     dataset: common.GeneratedArgument,
     train: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="MANIFEST",
             help="The images that the bundle was trained on: a manifest.csv, or the folder or URI that holds it.",
-            show_default=False,
         ),
     ],
     real: Annotated[
-        str | None, typer.Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's")
+        str | None, Option(metavar="MANIFEST", help="Real images of other patients.", show_default="--train's")
     ] = None,
-    train_split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")] = "train",
-    split: Annotated[str, typer.Option(help="The split of other patients' images: chance.")] = "val",
+    train_split: Annotated[str, Option(help="The split that the bundle was trained on.")] = "train",
+    split: Annotated[str, Option(help="The split of other patients' images: chance.")] = "val",
     quarantine: Annotated[
         bool,
-        typer.Option(
-            "--quarantine", help="Adds the copies to the dataset's excluded.csv: exports and readers skip them."
-        ),
+        Option("--quarantine", help="Adds the copies to the dataset's excluded.csv: exports and readers skip them."),
     ] = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help=f"Draws the {SHOWN} closest pairs, and all copies. It shows training images: keep it apart.",
             show_default="no",
         ),
@@ -70,10 +69,7 @@ def privacy(
     of another patient; the rate of validation images stands beside it. The
     dataset's folder gets privacy.json, which names no training image.
     """
-    from xreal_synth.dataset.source import add_excluded
-    from xreal_synth.evaluation.dataset_images import check_synthetic
     from xreal_synth.evaluation.evaluators import load_evaluators
-    from xreal_synth.evaluation.kept import as_read, json_bytes
     from xreal_synth.evaluation.privacy import audit_dataset
 
     device, machine = common.machine_of(threads)
@@ -103,13 +99,13 @@ def privacy(
     names = [row.image for row in rows]
     if as_json:
         nearest = [{**_pair(pair), "training": names[pair.training]} for pair in audit.copies]
-        print_json(as_read({**reported, "nearest": nearest}))
+        print_json({**reported, "nearest": nearest})
         return
     _show(audit, names)
     where = source.store.uri
-    notes.print(f"{where}/{PRIVACY} written", soft_wrap=True)
+    note(f"{where}/{PRIVACY} written")
     if quarantine:
-        notes.print(f"{added} images added to {where}/excluded.csv", soft_wrap=True)
+        note(f"{added} images added to {where}/excluded.csv")
     elif audit.copies:
         notes.print("run again with --quarantine to have readers and exports leave them out")
 
@@ -117,7 +113,6 @@ def privacy(
 def _draw(
     source: Source, audit: Audit, reader: CaseReader, rows: Sequence[ImageRow], sheet: Path, report: Report
 ) -> None:
-    from xreal_synth.evaluation.dataset_images import images_named
     from xreal_synth.evaluation.sheet import draw_pairs
 
     pairs = audit.pairs[: max(SHOWN, min(len(audit.copies), 60))]
@@ -139,16 +134,17 @@ def _show(audit: Audit, names: Sequence[str]) -> None:
         f"{audit.images} images against {audit.training_images} training images, beside {audit.validation_images} "
         "validation images; shares with exact 95% intervals"
     )
-    table = Table("", *audit.metrics)
     metrics = audit.metrics.values()
-    table.add_row("threshold", *(f"{metric.threshold:.3f}" for metric in metrics))
-    table.add_row("median distance, made", *(f"{metric.median_made:.3f}" for metric in metrics))
-    table.add_row("median distance, validation", *(f"{metric.median_validation:.3f}" for metric in metrics))
-    table.add_row("below the threshold, made", *(f"{metric.made}" for metric in metrics))
-    table.add_row("below the threshold, validation", *(f"{metric.validation}" for metric in metrics))
-    console.print(table)
+    rows: list[tuple[Any, ...]] = [
+        ("threshold", *(f"{metric.threshold:.3f}" for metric in metrics)),
+        ("median distance, made", *(f"{metric.median_made:.3f}" for metric in metrics)),
+        ("median distance, validation", *(f"{metric.median_validation:.3f}" for metric in metrics)),
+        ("below the threshold, made", *(metric.made for metric in metrics)),
+        ("below the threshold, validation", *(metric.validation for metric in metrics)),
+    ]
+    print_table(rows, "", *audit.metrics)
     for pair in audit.copies:
-        console.print(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}", soft_wrap=True)
+        say(f"{pair.key}  nearest {names[pair.training]}: {_reason(audit, pair)}")
     if not audit.copies:
         nearest = audit.pairs[0]
         console.print(f"no copies; the nearest is {nearest.key}, to {names[nearest.training]}")

@@ -8,11 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from xreal_synth.cli import evaluate_common as common
-from xreal_synth.cli.options import JsonOption, console, notes, print_json
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import note, told
 from xreal_synth.errors import TrainingError
+from xreal_synth.evaluation.kept import json_bytes
+from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
+from xreal_synth.storage import LocalStore
 
 if TYPE_CHECKING:
     from xreal_synth.evaluation.utility import Fit, LabelledImages
@@ -22,18 +26,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "utility": (
-        (
-            "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
-            "--finding Effusion --out runs/utility"
-        ),
-        (
-            "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
-            "--shares 1 --out runs/places"
-        ),
-        (
-            "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
-            "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5"
-        ),
+        "xreal-synth evaluate utility out/pneumonia --real images/manifest.csv --finding Pneumonia "
+        "--finding Effusion --out runs/utility",
+        "xreal-synth evaluate utility out/pneumonia --real images/ --finding Pneumonia --task localise "
+        "--shares 1 --out runs/places",
+        "xreal-synth evaluate utility s3://bucket/big --real images/ --finding Effusion --out runs/effusion "
+        "--arch densenet121 --size 224 --steps 4000 --batch 32 --seeds 5",
     )
 }
 
@@ -41,28 +39,22 @@ EXAMPLES = {
 def utility(
     dataset: common.GeneratedArgument,
     real: common.RealOption,
-    finding: Annotated[list[str], typer.Option(help="What it learns to see; may be repeated.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option(help="Keeps what is done; run again to go on.", show_default=False, metavar="FOLDER")
-    ],
+    finding: Annotated[list[str], Option(help="What it learns to see; may be repeated.")],
+    out: Annotated[Path, Option(help="Keeps what is done; run again to go on.", metavar="FOLDER")],
     task: Annotated[
-        Literal["classify", "localise"],
-        typer.Option(help="localise: a detector, learnt from boxes and tested on real ones."),
+        Literal["classify", "localise"], Option(help="localise: a detector, learnt from boxes and tested on real ones.")
     ] = "classify",
-    shares: Annotated[str, typer.Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
-    train_split: Annotated[str, typer.Option(help="The manifest's split to train on.")] = "train",
-    split: Annotated[str, typer.Option(help="The split to test on, of other patients.")] = "val",
-    arch: Annotated[
-        Literal["small", "densenet121"], typer.Option(help="small: three residual stages, for CPUs.")
-    ] = "small",
+    shares: Annotated[str, Option(help="Parts of the real training patients.")] = "0.1,0.25,1",
+    seeds: Annotated[int, Option(min=1, help="Repetitions: other weights, images and order.")] = 3,
+    train_split: Annotated[str, Option(help="The manifest's split to train on.")] = "train",
+    split: Annotated[str, Option(help="The split to test on, of other patients.")] = "val",
+    arch: Annotated[Literal["small", "densenet121"], Option(help="small: three residual stages, for CPUs.")] = "small",
     size: Annotated[
-        int | None,
-        typer.Option(min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise"),
+        int | None, Option(min=32, max=1024, help="Side of the images it sees.", show_default="80; 160 to localise")
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Of the optimiser, the same for all.")] = 600,
-    batch: Annotated[int, typer.Option(min=4, help="Images a step, a multiple of 4.")] = 16,
-    rate: Annotated[float, typer.Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
+    steps: Annotated[int, Option(min=2, help="Of the optimiser, the same for all.")] = 600,
+    batch: Annotated[int, Option(min=4, help="Images a step, a multiple of 4.")] = 16,
+    rate: Annotated[float, Option("--lr", min=1e-6, max=1, help="Of AdamW.")] = 1.5e-3,
     precision: Literal["fp32", "bf16"] = "bf16",
     threads: common.ThreadsOption = 1,
     as_json: JsonOption = False,
@@ -77,7 +69,6 @@ def utility(
     is done is not trained again.
     """
     from xreal_synth.evaluation import utility as study
-    from xreal_synth.evaluation.kept import as_read
     from xreal_synth.evaluation.utility_figures import rows_of
     from xreal_synth.training.study import StudySettings
 
@@ -107,11 +98,9 @@ def utility(
         "training_seconds": round(sum(one.seconds for one in done), 1), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     table = _write(out, rows, reported, settings)
-    if as_json:
-        print_json(as_read(reported))
-        return
-    console.print(table, soft_wrap=True)
-    notes.print(f"{out}: utility.json, utility.md, utility.png", soft_wrap=True)
+    told(as_json, reported, table)
+    if not as_json:
+        note(f"{out}: utility.json, utility.md, utility.png")
 
 
 def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Callable[[], None]) -> Fit:
@@ -138,9 +127,7 @@ def _fit(settings: StudySettings, test: LabelledImages, device: str, on_step: Ca
 
 
 def _write(folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], settings: StudySettings) -> str:
-    from xreal_synth.evaluation.kept import json_bytes
     from xreal_synth.evaluation.utility_figures import draw_rows, table_of
-    from xreal_synth.storage import LocalStore
 
     test = reported["real"]["test"]
     shown = ", ".join(f"{count} {name}" for name, count in test["positive"].items())
@@ -159,8 +146,6 @@ def _write(folder: Path, rows: Sequence[UtilityRow], reported: dict[str, Any], s
 
 
 def _findings(names: Sequence[str]) -> tuple[str, ...]:
-    from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, TXRV18, image_label
-
     found = {name: image_label(name) for name in names}
     for name, label in found.items():
         if label in (None, NO_FINDING):

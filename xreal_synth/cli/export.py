@@ -5,79 +5,74 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Argument, Option
 
-from xreal_synth.cli.options import JsonOption, console, examples, notes, progress_console, told
-from xreal_synth.cli.verify import PARTIAL, DatasetArgument
+from xreal_synth.cli.options import DatasetArgument, JsonOption
+from xreal_synth.cli.output import console, counting_bar, note, notes, progress_console, told
+from xreal_synth.dataset.names import CARD, SHEET
+from xreal_synth.dataset.source import OnImage, Source, open_source
+from xreal_synth.engine.progress import PARTIAL
 from xreal_synth.errors import StorageError
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.source import OnImage, Source
-
+from xreal_synth.export.coco import write_coco
+from xreal_synth.export.croissant import croissant_json
+from xreal_synth.export.dicom import write_dicom
+from xreal_synth.export.hf import write_hf
+from xreal_synth.export.monai import write_monai
+from xreal_synth.export.place import free_path, left_behind, whole_folder
+from xreal_synth.export.push import check_push, push
+from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
+from xreal_synth.models.describe import describe_made_with
+from xreal_synth.storage import LocalStore, open_store, private_files
 
 Format = Literal["coco", "yolo", "monai", "hf", "dicom", "croissant"]
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        epilog=examples(
-            "xreal-synth export out/quickstart out/quickstart-coco --to coco",
-            "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
-            "xreal-synth export out/quickstart out/quickstart-monai --to monai",
-            "xreal-synth export s3://bucket/big big-hf --to hf --json",
-            "xreal-synth export out/quickstart quickstart-hf --to hf --push me/quickstart",
-            "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
-        )
-    )(export)
+EXAMPLES = (
+    "xreal-synth export out/quickstart out/quickstart-coco --to coco",
+    "xreal-synth export out/quickstart out/quickstart-yolo --to yolo",
+    "xreal-synth export out/quickstart out/quickstart-monai --to monai",
+    "xreal-synth export s3://bucket/big big-hf --to hf --json",
+    "xreal-synth export out/quickstart quickstart-hf --to hf --push me/quickstart",
+    "xreal-synth export out/quickstart out/quickstart/croissant.json --to croissant",
+)
 
 
 def export(
     dataset: DatasetArgument,
     out: Annotated[
-        str,
-        typer.Argument(
-            help="A new folder (croissant: a new .json file). An export replaces nothing.",
-            metavar="OUT",
-            show_default=False,
-        ),
+        str, Argument(help="A new folder (croissant: a new .json file). An export replaces nothing.", metavar="OUT")
     ],
     to: Annotated[
         Format,
-        typer.Option(
+        Option(
             help="coco: PNGs, boxes and regions. yolo: PNGs and boxes as Ultralytics reads them. "
             "monai: PNGs, organ masks and boxes in a datalist. hf: parquet for load_dataset, with a card. "
             "dicom: secondary captures marked synthetic, their segmentations (SEG), masks as PNG. croissant: "
-            "metadata that names the dataset's files where they lie.",
-            show_default=False,
+            "metadata that names the dataset's files where they lie."
         ),
     ],
     push: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="OWNER/NAME",
             help="With --to hf: puts OUT on the Hugging Face Hub, as a new private dataset repository. Needs HF_TOKEN "
             "or `hf auth login`.",
-            show_default=False,
         ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: a repository for everyone.")] = False,
+    public: Annotated[bool, Option("--public", help="With --push: a repository for everyone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Writes a dataset in another format; splits are kept. It is there whole or not at all.
 
     Shards without a record, or not as it says, are left out and listed; the exit code is then 3.
     """
-    from xreal_synth.dataset.source import open_source
-    from xreal_synth.export.place import free_path, left_behind
-    from xreal_synth.storage import open_store, private_files
-
     _refuse_push(to, push, public=public)
     path = free_path(out)
     for old in left_behind(path):
-        notes.print(f"left by an export that was ended: {old} may be deleted", soft_wrap=True)
+        note(f"left by an export that was ended: {old} may be deleted")
     source = open_source(open_store(dataset))
     if source.head.real_images:
         private_files()
@@ -90,7 +85,7 @@ def export(
     if source.excluded:
         notes.print(f"{len(source.excluded)} images are left out by excluded.csv")
     for skipped in source.skipped:
-        notes.print(str(skipped), soft_wrap=True)
+        note(str(skipped))
     splits = {name: counted.splits[name] for name in ("train", "val", "test") if name in counted.splits}
     reported = ", ".join(f"{name} {count:,}" for name, count in splits.items())
     line = f"{path}: {counted.samples:,} images ({reported}) as {to}"
@@ -120,8 +115,6 @@ def _refuse_push(to: Format, push: str | None, *, public: bool) -> None:
 
 
 def _check_push(repo: str, *, public: bool, real_images: bool) -> None:
-    from xreal_synth.export.push import check_push
-
     if public and real_images:
         raise StorageError(
             found="--public, and the images are patients'",
@@ -134,8 +127,6 @@ def _check_push(repo: str, *, public: bool, real_images: bool) -> None:
 def _push(path: Path, repo: str, *, public: bool) -> str:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from xreal_synth.export.push import push
-
     if not notes.is_terminal or console.quiet:
         disable_progress_bars()
     with notes.status(f"pushing to {repo}"):
@@ -145,42 +136,22 @@ def _push(path: Path, repo: str, *, public: bool) -> str:
 @contextmanager
 def _progress() -> Iterator[OnImage]:
     """A bar on a terminal, nothing elsewhere."""
-    columns = (TextColumn("exporting images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=progress_console(True), disable=not notes.is_terminal, transient=True)
-    task = bar.add_task("exporting", total=None)
+    bar = counting_bar(progress_console(True), disable=not notes.is_terminal, transient=True)
+    task = bar.add_task("exporting images", total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _write(to: Format, source: Source, path: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.place import whole_folder
-
     if to == "croissant":
         _croissant(source, path, on_image)
         return
+    writers = {"coco": write_coco, "yolo": _yolo, "monai": write_monai, "hf": _hf, "dicom": write_dicom}
     with whole_folder(path) as folder:
-        match to:
-            case "coco":
-                from xreal_synth.export.coco import write_coco
-
-                write_coco(source, folder, on_image)
-            case "yolo":
-                _yolo(source, folder, on_image)
-            case "monai":
-                from xreal_synth.export.monai import write_monai
-
-                write_monai(source, folder, on_image)
-            case "hf":
-                _hf(source, folder, on_image)
-            case "dicom":
-                from xreal_synth.export.dicom import write_dicom
-
-                write_dicom(source, folder, on_image)
+        writers[to](source, folder, on_image)
 
 
 def _yolo(source: Source, folder: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.yolo import NEEDED, UNBOXED, write_yolo
-
     write_yolo(source, folder, on_image)
     if unboxed := sum(1 for _ in (folder / UNBOXED).rglob("*.png")):
         notes.print(f"{unboxed} images show a finding without a box: they are in {UNBOXED}, in no split")
@@ -191,9 +162,6 @@ def _yolo(source: Source, folder: Path, on_image: OnImage) -> None:
 
 
 def _hf(source: Source, folder: Path, on_image: OnImage) -> None:
-    from xreal_synth.dataset.names import CARD, SHEET
-    from xreal_synth.export.hf import write_hf
-    from xreal_synth.models.describe import describe_made_with
     from xreal_synth.report.build import recipe_text
     from xreal_synth.report.card import dataset_card
 
@@ -208,9 +176,6 @@ def _hf(source: Source, folder: Path, on_image: OnImage) -> None:
 
 
 def _croissant(source: Source, path: Path, on_image: OnImage) -> None:
-    from xreal_synth.export.croissant import croissant_json
-    from xreal_synth.storage import LocalStore
-
     if path.suffix not in (".json", ".jsonld"):
         raise StorageError(
             found=f"{path.name} does not end in .json",

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import typer
 
-from xreal_synth.cli.options import (
-    AddressOption,
-    JsonOption,
-    OutputOption,
-    RecipeArgument,
-    SetOption,
-    console,
-    facts_table,
-    note,
-    notes,
-    print_json,
-    progress_console,
-    seconds_text,
-)
-
-if TYPE_CHECKING:
-    from xreal_synth.engine.progress import RunSummary
-    from xreal_synth.from_recipe import RunEnd
-    from xreal_synth.types import Acceptance
+from xreal_synth.cli.options import AddressOption, JsonOption, OutputOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import RunDisplay, note, notes, print_json, print_table, progress_console, say, seconds_text
+from xreal_synth.engine.progress import RunSummary
+from xreal_synth.from_recipe import RunEnd, make_dataset, open_recipe
+from xreal_synth.types import Acceptance
 
 EXAMPLES = (
     "xreal-synth generate recipes/quickstart.yaml",
@@ -41,9 +26,6 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Makes the dataset. Running the same command again resumes; Ctrl-C finishes the shards in flight."""
-    from xreal_synth.cli.progress import RunDisplay
-    from xreal_synth.from_recipe import make_dataset, open_recipe
-
     run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
     with RunDisplay(progress_console(as_json)) as display:
         end = make_dataset(run, source=str(recipe), address=address, on_event=display.on_event)
@@ -69,10 +51,7 @@ def summary_fields(summary: RunSummary) -> dict[str, object]:
         "positives": summary.label_counts,
         "gate": None if summary.gate is None else asdict(summary.gate),
         "unchecked": summary.unchecked,
-        "failures": [
-            {"shard": failure.shard, "reason": failure.reason, "quarantined": failure.quarantined}
-            for failure in summary.failures
-        ],
+        "failures": [asdict(failure) for failure in summary.failures],
     }
 
 
@@ -98,12 +77,12 @@ def _show(end: RunEnd) -> None:
     if summary.generated_images:
         made = f"{summary.generated_images:,} images in {seconds_text(summary.seconds)}"
         facts += [("this run", f"{made}, {summary.images_per_s:.2f} images/s")]
-    console.print(facts_table(facts, title="what was made", title_justify="left"))
-    console.print(f"dataset:       {summary.uri}", soft_wrap=True)
+    print_table(facts, title="what was made", title_justify="left")
+    say(f"dataset:       {summary.uri}")
     if built is not None:
-        console.print(f"report:        {built.report}", soft_wrap=True)
-    if built is not None and built.contact_sheet:
-        console.print(f"contact sheet: {built.contact_sheet}", soft_wrap=True)
+        say(f"report:        {built.report}")
+        if built.contact_sheet:
+            say(f"contact sheet: {built.contact_sheet}")
     for failure in summary.failures:
         if failure.reason:
             notes.print(f"shard {failure.shard} failed: {failure.reason}")

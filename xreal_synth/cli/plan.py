@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from xreal_synth.cli.options import (
-    JsonOption,
-    OutputOption,
-    RecipeArgument,
-    SetOption,
-    bytes_text,
-    console,
-    facts_table,
-    note,
-    notes,
-    print_json,
-    seconds_text,
-)
+from xreal_synth.cli.options import JsonOption, OutputOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import bytes_text, console, note, notes, print_json, print_table, say, seconds_text
+from xreal_synth.engine.estimate import SHORTEST_S, CostEstimate, short_shards
 from xreal_synth.findings import HEART_FINDING
-
-if TYPE_CHECKING:
-    from xreal_synth.engine.estimate import CostEstimate
-    from xreal_synth.from_recipe import PlanReport
-    from xreal_synth.planning.probe import ProbeReport
-    from xreal_synth.run.setup import Run
-    from xreal_synth.types import QualitySettings
-
+from xreal_synth.from_recipe import PlanReport
+from xreal_synth.from_recipe import plan as plan_recipe
+from xreal_synth.planning.probe import ProbeReport
+from xreal_synth.run.setup import Run
+from xreal_synth.types import QualitySettings
 
 EXAMPLES = ("xreal-synth plan recipes/quickstart.yaml", "xreal-synth plan mine.yaml --set anatomies=1000000000 --json")
 
@@ -40,8 +24,6 @@ def plan(
 
     The device time too, where `doctor` has measured the bundle on this machine, or the bundle states it.
     """
-    from xreal_synth.from_recipe import plan as plan_recipe
-
     planned = plan_recipe(recipe, overrides=overrides or (), output=output, say=note)
     if as_json:
         print_json(_fields(planned))
@@ -69,19 +51,18 @@ def _fields(planned: PlanReport) -> dict[str, object]:
 
 
 def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
-    from xreal_synth.engine.estimate import SHORTEST_S, short_shards
-
     console.print(f"{run.recipe.name}: bundle {run.bundle.name}, digest {run.digest[:12]}")
-    rows = Table("row", "asked for", "groups", "can be placed", title="rows", title_justify="left")
-    for row in report.rows:
-        rows.add_row(str(row.row), row.asked, _about(row.groups), f"{row.placeable:.0%}")
+    rows = [(row.row, row.asked, _about(row.groups), f"{row.placeable:.0%}") for row in report.rows]
+    header = ("row", "asked for", "groups", "can be placed")
+    print_table(rows, *header, title="rows", title_justify="left")
+    counts = [
+        (count.label, *map(_about, (count.positive, count.negative, count.unknown)))
+        for count in report.labels
+        if count.label_set == "chexpert14" and count.positive + count.unknown > 0
+    ]
     title = "images by label (CheXpert's 14; ~ expected)"
-    labels = Table("label", "1", "0", "unknown", title=title, title_justify="left")
-    for count in report.labels:
-        if count.label_set == "chexpert14" and count.positive + count.unknown > 0:
-            labels.add_row(count.label, *map(_about, (count.positive, count.negative, count.unknown)))
-    console.print(rows, labels)
-    console.print(_facts(run, report, guess))
+    print_table(counts, "label", "1", "0", "unknown", title=title, title_justify="left")
+    print_table(_facts(run, report, guess), box=None, padding=(0, 2))
     for device, seconds in short_shards(run, guess).items():
         size = run.recipe.output.shard_size * SHORTEST_S / max(seconds, 0.1)
         notes.print(
@@ -89,7 +70,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
             f"output.shard_samples: {size:.0f}"
         )
     for check, why in run.quality.unchecked.items():
-        console.print(f"not checked: {check}: {why}", soft_wrap=True)
+        say(f"not checked: {check}: {why}")
     for line in run.plan.notes:
         notes.print(line)
     wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)
@@ -101,7 +82,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
             notes.print(f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}")
 
 
-def _facts(run: Run, report: ProbeReport, guess: CostEstimate) -> Table:
+def _facts(run: Run, report: ProbeReport, guess: CostEstimate) -> list[tuple[str, str]]:
     groups = "uses of real images" if run.plan.on_images else "anatomies"
     sampling = run.sampling
     facts = [
@@ -118,12 +99,11 @@ def _facts(run: Run, report: ProbeReport, guess: CostEstimate) -> Table:
     if sampling.upscale_steps is not None:
         size = f"{run.delivered_size} x {run.delivered_size}"
         steps = f"{sampling.upscale_steps} evaluations of the upscaler for each image made"
-        facts.append(("upscaling", f"to {size}: {steps} (not in the device time)"))
-    facts.append(("quality", _quality(run.quality)))
+        facts += [("upscaling", f"to {size}: {steps} (not in the device time)")]
+    facts += [("quality", _quality(run.quality))]
     for device, seconds in guess.device_seconds.items():
-        facts.append(("device time", f"about {seconds_text(seconds)} of one {device}"))
-    facts.append(("output", run.recipe.output.uri))
-    return facts_table(facts, box=None, padding=(0, 2))
+        facts += [("device time", f"about {seconds_text(seconds)} of one {device}")]
+    return [*facts, ("output", run.recipe.output.uri)]
 
 
 def _quality(quality: QualitySettings) -> str:

@@ -6,94 +6,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from typer import Argument, Option
 
-from xreal_synth.cli.options import JsonOption, console, notes, print_json, progress_console
+from xreal_synth.cli.options import JsonOption
+from xreal_synth.cli.output import console, counting_bar, note, notes, print_json, print_table, progress_console, say
+from xreal_synth.engine.progress import PARTIAL, STOPPED
 from xreal_synth.errors import TrainingError
+from xreal_synth.findings import IMAGE_LABELS, image_label
+from xreal_synth.opening import open_image, read_file
+from xreal_synth.prepare.choose import Choice, parse_shares
+from xreal_synth.prepare.found import Blank, FolderColumns, Kind
 
 if TYPE_CHECKING:
     from xreal_synth.prepare.command import Report
     from xreal_synth.prepare.run import PrepareTask
     from xreal_synth.report.contact_sheet import ReviewImage
 
-EXIT_PARTIAL = 3
-EXIT_STOPPED = 75
 SHOWN_REFUSALS = 5
 REVIEW = "review.png"
 OUTLIERS = "outliers.png"
 SHOWN_OUTLIERS = 24
-Kind = Literal["nih", "mimic", "chexpert", "folder"]
 
 EXAMPLES = (
     "xreal-synth prepare nih /data/ChestX-ray14 --out images --splits official --workers 8",
-    (
-        "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
-        "--labels-column findings --rename 'pleural fluid=Effusion' --out images"
-    ),
+    "xreal-synth prepare folder scans/ --table list.csv --image-column file --patient-column pid "
+    "--labels-column findings --rename 'pleural fluid=Effusion' --out images",
 )
 
 
 def _own(text: str | None = None, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel="Only for `folder`", **more)
+    return Option(help=text, rich_help_panel="Only for `folder`", **more)
 
 
 def prepare(
-    kind: Annotated[
-        Kind, typer.Argument(help="The layout: a public set's own, or a folder with a table.", show_default=False)
-    ],
-    source: Annotated[str, typer.Argument(help="Folder or URI of the set: images and tables.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option(
-            file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.", show_default=False
-        ),
-    ],
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
+    kind: Annotated[Kind, Argument(help="The layout: a public set's own, or a folder with a table.")],
+    source: Annotated[str, Argument(help="Folder or URI of the set: images and tables.")],
+    out: Annotated[Path, Option(file_okay=False, help="Folder to make: manifest.csv, images/, masks/; resumed.")],
+    size: Annotated[int, Option(min=32, max=4096, help="Side of the square images, pixels.")] = 320,
     fit: Annotated[
-        Literal["crop", "pad"], typer.Option(help="An oblong image is cropped about its centre, or padded with black.")
+        Literal["crop", "pad"], Option(help="An oblong image is cropped about its centre, or padded with black.")
     ] = "crop",
-    enlarge: Annotated[
-        bool, typer.Option("--enlarge", help="Take images smaller than --size, enlarged to it.")
-    ] = False,
+    enlarge: Annotated[bool, Option("--enlarge", help="Take images smaller than --size, enlarged to it.")] = False,
     boxes: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="CSV or COCO of findings' boxes, in SOURCE or --tables or at a path, instead of the source's.",
             show_default="the source's own",
         ),
     ] = None,
     splits: Annotated[
-        str, typer.Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
+        str, Option(help="train/val or train/val/test shares by hash of the patient, or `official`.")
     ] = "0.8/0.2",
     segmenter: Annotated[
-        str, typer.Option(help="Draws the organ masks: a bundle's name or folder, or `pspnet`.")
+        str, Option(help="Draws the organ masks: a bundle's name or folder, or `pspnet`.")
     ] = "xreal-mini",
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched"),
+        Path | None, Option(help="Folder of PSPNet's weights.", show_default="torchxrayvision's own; never fetched")
     ] = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
-    min_age: Annotated[int, typer.Option(min=0, help="Younger patients are left out, where known.")] = 18,
+    min_score: Annotated[float, Option(min=0, max=1, help="Least certainty of a mask; refused below.")] = 0.0,
+    min_age: Annotated[int, Option(min=0, help="Younger patients are left out, where known.")] = 18,
     blank: Annotated[
-        Literal["unknown", "negative"],
-        typer.Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown."),
+        Blank, Option(help="What an empty label cell means (CheXpert, MIMIC); -1 is always unknown.")
     ] = "unknown",
-    tables: Annotated[str | None, typer.Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
-    encoding: Annotated[str, typer.Option(help="Of the tables.")] = "utf-8-sig",
+    tables: Annotated[str | None, Option(help="Folder or URI of the tables.", show_default="SOURCE")] = None,
+    encoding: Annotated[str, Option(help="Of the tables.")] = "utf-8-sig",
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars")
+        int | None, Option(min=1, help="Also write WebDataset tars of this many images.", show_default="no tars")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default="all")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read images.")] = 2,
+    limit: Annotated[int | None, Option(min=1, help="Only the first images.", show_default="all")] = None,
+    workers: Annotated[int, Option(min=1, max=64, help="Threads that read images.")] = 2,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
+        str | None, Option(help="cpu, cuda: where the segmenter runs.", show_default="cuda if any")
     ] = None,
-    review: Annotated[int, typer.Option(min=0, max=600, help=f"Images on {REVIEW}, the least certain.")] = 48,
+    review: Annotated[int, Option(min=0, max=600, help=f"Images on {REVIEW}, the least certain.")] = 48,
     max_refused: Annotated[
-        float, typer.Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
+        float, Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
-    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.", show_default=False)] = None,
+    table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.")] = None,
     image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
     patient_column: Annotated[str, _own()] = "patient_id",
     labels_column: Annotated[str, _own("Joined names; without it, columns named like findings count.")] = "labels",
@@ -107,9 +96,7 @@ def prepare(
     ] = None,
     boxes_column: Annotated[str, _own("JSON of [name, x, y, w, h] in shares.")] = "boxes_xywh_norm",
     split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
-    rename: Annotated[
-        list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME", show_default=False)
-    ] = None,
+    rename: Annotated[list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes training images of a data set: square grey images, organ masks, labels, splits by patient.
@@ -119,8 +106,6 @@ def prepare(
     """
     import torch
 
-    from xreal_synth.prepare.choose import Choice, parse_shares
-    from xreal_synth.prepare.found import FolderColumns
     from xreal_synth.prepare.images import Shape
     from xreal_synth.prepare.run import PrepareTask
 
@@ -162,16 +147,11 @@ def prepare(
     else:
         _show(report, out, review)
     if report.refused_share > max_refused:
-        notes.print(
-            f"{report.refused_share:.0%} of the images were refused, more than --max-refused {max_refused:g}",
-            soft_wrap=True,
-        )
-        raise typer.Exit(EXIT_PARTIAL)
+        note(f"{report.refused_share:.0%} of the images were refused, more than --max-refused {max_refused:g}")
+        raise typer.Exit(PARTIAL)
 
 
 def _renames(given: list[str]) -> dict[str, str]:
-    from xreal_synth.findings import IMAGE_LABELS, image_label
-
     renames = {}
     for text in given:
         own, equals, name = text.rpartition("=")
@@ -189,9 +169,8 @@ def _renames(given: list[str]) -> dict[str, str]:
 def _run(task: PrepareTask) -> Report:
     from xreal_synth.prepare.command import prepare as run_prepare
 
-    columns = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(True)) as progress:
-        bar = progress.add_task("images", total=None)
+    with counting_bar(progress_console(True)) as progress:
+        bar = progress.add_task("preparing images", total=None)
         try:
             return run_prepare(
                 task,
@@ -201,7 +180,7 @@ def _run(task: PrepareTask) -> Report:
         except KeyboardInterrupt:
             progress.stop()
             notes.print("stopped: run the same command again to go on")
-            raise typer.Exit(EXIT_STOPPED) from None
+            raise typer.Exit(STOPPED) from None
 
 
 def _sheets(report: Report, out: Path, count: int) -> None:
@@ -231,7 +210,6 @@ def _kept(out: Path, row: dict[str, str], *, scored: bool = False, remark: str =
     """A row's image as the sheets show it."""
     import numpy as np
 
-    from xreal_synth.opening import open_image, read_file
     from xreal_synth.report.contact_sheet import ReviewImage
 
     pixels = []
@@ -246,26 +224,27 @@ def _show(report: Report, out: Path, review: int) -> None:
     account, refused = report.account, report.found.refused
     by_split = account["images_by_split"]
     shares = ", ".join(f"{n} {split} ({n / account['images']:.0%})" for split, n in by_split.items())
-    _say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
+    say(f"{account['images']} images of {account['patients']} patients: {shares}; masks: {account['masks']}")
     kinds = ("positive", "negative", "unknown")
-    table = Table("label", *kinds)
-    for name, counts in account["labels"].items():
-        if counts["positive"] or counts["negative"]:
-            table.add_row(name, *(str(counts[kind]) for kind in kinds))
-    console.print(table)
+    rows = [
+        (name, *(counts[kind] for kind in kinds))
+        for name, counts in account["labels"].items()
+        if counts["positive"] or counts["negative"]
+    ]
+    print_table(rows, "label", *kinds)
     lines = [f"note: {note}" for note in account["notes"]]
     lines += [f"left out: {count} {reason}" for reason, count in account["left_out"].items()]
     lines += [f"refused: {count} {fault}" for fault, count in account["refused"].items()]
     for line in lines:
         console.print(line)
     for refusal in refused[:SHOWN_REFUSALS]:
-        _say(f"  {refusal.file}: {refusal.reason}")
+        say(f"  {refusal.file}: {refusal.reason}")
     if len(refused) > SHOWN_REFUSALS:
-        _say(f"  and {len(refused) - SHOWN_REFUSALS} more")
+        say(f"  and {len(refused) - SHOWN_REFUSALS} more")
     _show_audit(report, out, review)
     looked = f"; look at {out / REVIEW}" if review else ""
-    _say(f"refused images with reasons: {out / 'refused.json'}{looked}")
-    _say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
+    say(f"refused images with reasons: {out / 'refused.json'}{looked}")
+    say(f"next: xreal-synth train autoencoder mini-autoencoder --data {out} --out runs/autoencoder")
 
 
 def _show_audit(report: Report, out: Path, review: int) -> None:
@@ -273,20 +252,14 @@ def _show_audit(report: Report, out: Path, review: int) -> None:
     labels, patients = audit["positives_by_split_and_view"], audit["patients_across_splits"]
     alike, outliers = audit["alike_across_splits"], audit["outliers"]
     groups = sorted({group for counts in labels.values() for group in counts})
-    table = Table("positive, by split and view", *groups)
-    for name, counts in labels.items():
-        table.add_row(name, *(str(counts.get(group, 0)) for group in groups))
-    console.print(table)
+    rows = [(name, *(counts.get(group, 0) for group in groups)) for name, counts in labels.items()]
+    print_table(rows, "positive, by split and view", *groups)
     if patients:
-        _say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
+        say(f"patients in two splits: {', '.join(patients[:SHOWN_REFUSALS])}")
     for first, second in alike[:SHOWN_REFUSALS]:
-        _say(f"alike, in two splits: {first} and {second}")
+        say(f"alike, in two splits: {first} and {second}")
     sheet = f": look at {out / OUTLIERS}" if review and outliers else ""
-    _say(
+    say(
         f"audit: {len(patients)} patients in two splits, {len(alike)} pairs alike across splits, "
         f"{len(outliers)} images unlike the rest by size or tone{sheet}"
     )
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
 from rich.progress import track
+from typer import Option
 
-from xreal_synth.cli.options import (
-    JsonOption,
-    OutputOption,
-    RecipeArgument,
-    SetOption,
-    gpus_here,
-    note,
-    progress_console,
-    told,
-)
-
-if TYPE_CHECKING:
-    from xreal_synth.engine.samples import GeneratedGroup
+from xreal_synth.cli.options import JsonOption, OutputOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import note, progress_console, told
+from xreal_synth.engine.replay import networks_here
+from xreal_synth.engine.samples import GeneratedGroup
+from xreal_synth.engine.worker import render_groups
+from xreal_synth.from_recipe import open_recipe
+from xreal_synth.models.describe import verify_files
+from xreal_synth.run.attempts import plan_group
+from xreal_synth.run.setup import require_placeable
+from xreal_synth.storage import require_writable
 
 EXAMPLES = (
     "xreal-synth preview recipes/quickstart.yaml -n 8",
@@ -31,10 +28,8 @@ EXAMPLES = (
 
 def preview(
     recipe: RecipeArgument,
-    groups: Annotated[int, typer.Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
-    out: Annotated[
-        Path | None, typer.Option("--out", dir_okay=False, help="The picture.", show_default="NAME-preview.png")
-    ] = None,
+    groups: Annotated[int, Option("-n", min=1, max=64, help="Groups (anatomies) to make.")] = 8,
+    out: Annotated[Path | None, Option(dir_okay=False, help="The picture.", show_default="NAME-preview.png")] = None,
     output: OutputOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -43,18 +38,9 @@ def preview(
 
     What the gate refuses is drawn too, and named: here nothing is drawn again.
     """
-    from xreal_synth.from_recipe import open_recipe
-    from xreal_synth.run.setup import require_placeable
-
     run = open_recipe(recipe, overrides=overrides or (), output=output, say=note)
     require_placeable(run, str(recipe))
-    from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.worker import render_groups
-    from xreal_synth.models.describe import verify_files
     from xreal_synth.report.contact_sheet import contact_sheet
-    from xreal_synth.run.attempts import plan_group
-    from xreal_synth.run.resources import Resources, actor_shape
-    from xreal_synth.storage import require_writable
 
     target = out or Path(f"{run.recipe.name}-preview.png")
     require_writable(target.parent)
@@ -64,7 +50,7 @@ def preview(
     for refusal in (refusal for _, refused in planned for refusal in refused if refusal.dropped):
         note(f"group {refusal.group}: not made: {refusal.reason}")
     specs = [spec for spec, _ in planned if spec is not None]
-    backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(cpus=1, gpus=gpus_here()), recorded=4))
+    backend = networks_here(run, micro_batch=4)
     made = list(track(render_groups(run, backend, specs), "making groups", len(specs), console=progress_console(True)))
     images = [sample for group in made for sample in group.samples]
     contact_sheet(images, target, title=f"{run.recipe.name}: first {len(specs)} groups")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import track
+from typer import Argument, Option
 
-from xreal_synth.cli.options import JsonOption, examples, notes, progress_console, told
-
-if TYPE_CHECKING:
-    from xreal_synth.images.manifest import ImageRow
-    from xreal_synth.storage import Store
-    from xreal_synth.types import GreyImage
+from xreal_synth.cli.options import JsonOption, examples
+from xreal_synth.cli.output import notes, progress_console, told
+from xreal_synth.errors import TrainingError
+from xreal_synth.images.files import ImageFiles, check_contrast, decode_image
+from xreal_synth.images.manifest import BadImage, ImageRow, read_manifest
+from xreal_synth.quality.copies import build_index, write_index
+from xreal_synth.storage import LocalStore, Store, open_store
+from xreal_synth.types import GreyImage
 
 app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=True, callback=lambda: None)
 
@@ -26,22 +29,13 @@ app = typer.Typer(help="What the gate needs beside a recipe.", no_args_is_help=T
     )
 )
 def index(
-    out: Annotated[
-        Path, typer.Argument(dir_okay=False, help="The index to write, a safetensors file.", show_default=False)
-    ],
-    data: Annotated[
-        str, typer.Option("--data", help="A data folder with manifest.csv, as for training.", show_default=False)
-    ],
-    split: Annotated[str, typer.Option(help="Only images of this split.")] = "train",
+    out: Annotated[Path, Argument(dir_okay=False, help="The index to write, a safetensors file.")],
+    data: Annotated[str, Option(help="A data folder with manifest.csv, as for training.")],
+    split: Annotated[str, Option(help="Only images of this split.")] = "train",
     as_json: JsonOption = False,
 ) -> None:
     """Makes the index of training images for quality.checks.copies: a thumbnail of each, and how near images of
     different patients come to one another. It shows what the images show, so it is as private as they are."""
-    from xreal_synth.errors import TrainingError
-    from xreal_synth.images.manifest import read_manifest
-    from xreal_synth.quality.copies import build_index, write_index
-    from xreal_synth.storage import LocalStore, open_store
-
     store = open_store(data)
     rows = read_manifest(store, ("image", "patient_id"), (split,)).rows
     made = build_index(_images(store, rows)) if rows else None
@@ -62,9 +56,6 @@ def index(
 
 def _images(store: Store, rows: tuple[ImageRow, ...]) -> Iterator[tuple[str, str, GreyImage]]:
     """(name, patient, image) of the rows; those that cannot be read are named and left out."""
-    from xreal_synth.images.files import ImageFiles, check_contrast, decode_image
-    from xreal_synth.images.manifest import BadImage
-
     files = ImageFiles(store)
     for row in track(rows, "reading images", console=progress_console(True)):
         try:

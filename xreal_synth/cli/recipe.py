@@ -7,21 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from typer import Argument, Option
 
-from xreal_synth.cli.options import (
-    JsonOption,
-    RecipeArgument,
-    SetOption,
-    console,
-    examples,
-    first_sentence,
-    print_json,
-    told,
-)
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, examples, first_sentence
+from xreal_synth.cli.output import print_json, say, table_of, told
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.kinds import near
-from xreal_synth.recipe.load import shipped_recipes
+from xreal_synth.recipe.load import load_recipe, shipped_recipes
+from xreal_synth.recipe.schema import json_schema
 from xreal_synth.storage import require_writable
 
 app = typer.Typer(
@@ -33,23 +26,15 @@ app = typer.Typer(
 def list_recipes(as_json: JsonOption = False) -> None:
     """Names the recipes that come with the package; every command takes them by name."""
     about = {name: first_sentence(path.read_text("utf-8")) for name, path in shipped_recipes().items()}
-    if as_json:
-        print_json(about)
-        return
-    table = Table("recipe", "what it makes", show_edge=False)
-    for name, text in about.items():
-        table.add_row(name, text)
-    console.print(table)
+    told(as_json, about, table_of(about.items(), "recipe", "what it makes", show_edge=False))
 
 
 @app.command(
     epilog=examples("xreal-synth recipe new mine.yaml", "xreal-synth recipe new mine.yaml --from multi-finding")
 )
 def new(
-    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
-    like: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="A recipe that comes with the package.")
-    ] = "quickstart",
+    file: Annotated[Path, Argument(help="The file to write.")],
+    like: Annotated[str, Option("--from", metavar="NAME", help="A recipe that comes with the package.")] = "quickstart",
 ) -> None:
     """Writes a recipe to begin with, with its comments; `name` and output.uri are the file's name."""
     known = shipped_recipes()
@@ -69,14 +54,12 @@ def new(
             out.write(text)
     except FileExistsError:
         raise RecipeError(str(file), [Problem("", "is there already", "a new file", "give another name")]) from None
-    console.print(f"{file}: a recipe like {like}; next: xreal-synth plan {file}", soft_wrap=True)
+    say(f"{file}: a recipe like {like}; next: xreal-synth plan {file}")
 
 
 @app.command(epilog=examples("xreal-synth recipe schema > recipe.schema.json"))
 def schema() -> None:
     """Prints the JSON schema of recipe version 1, for editors."""
-    from xreal_synth.recipe.schema import json_schema
-
     print_json(json_schema())
 
 
@@ -87,8 +70,5 @@ def schema() -> None:
 )
 def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Checks a recipe by itself and prints every problem at once; bundle and masks are not opened."""
-    from xreal_synth.recipe.load import load_recipe
-
     loaded = load_recipe(recipe, overrides=overrides or ()).recipe
-    line = f"{recipe}: a valid recipe of version {loaded.version}."
-    told(as_json, loaded.model_dump(mode="json"), line)
+    told(as_json, loaded.model_dump(mode="json"), f"{recipe}: a valid recipe of version {loaded.version}.")

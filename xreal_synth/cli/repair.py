@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
+from typer import Option
 
 from xreal_synth.cli.generate import show, summary_fields
-from xreal_synth.cli.options import (
-    AddressOption,
-    BundlePlaceOption,
-    ImagesPlaceOption,
-    JsonOption,
-    console,
-    note,
-    notes,
-    print_json,
-    progress_console,
-)
-from xreal_synth.cli.verify import PARTIAL, DatasetArgument
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.head import DatasetHead
-    from xreal_synth.engine.progress import RunSummary
-    from xreal_synth.engine.repair import RepairPlan, What
-    from xreal_synth.run.setup import Run
-    from xreal_synth.storage import Store
+from xreal_synth.cli.options import AddressOption, BundlePlaceOption, DatasetArgument, ImagesPlaceOption, JsonOption
+from xreal_synth.cli.output import RunDisplay, note, notes, print_json, progress_console, say
+from xreal_synth.dataset.head import DatasetHead, read_head
+from xreal_synth.engine.progress import PARTIAL, RunSummary
+from xreal_synth.engine.repair import WORDS, RepairPlan, What, carry_out, open_for_repair, plan_repair
+from xreal_synth.from_recipe import end_of
+from xreal_synth.run.setup import Run
+from xreal_synth.storage import Store, open_store, retrying
 
 SHOWN_PROBLEMS = 3
 COUNTED: Final[dict[What, str]] = {
@@ -41,11 +31,11 @@ EXAMPLES = (
 
 def repair(
     dataset: DatasetArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says what would be done, and writes nothing.")] = False,
-    quarantined: Annotated[bool, typer.Option("--quarantined", help="Tries shards in quarantine again, too.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Says what would be done, and writes nothing.")] = False,
+    quarantined: Annotated[bool, Option("--quarantined", help="Tries shards in quarantine again, too.")] = False,
     anatomies: Annotated[
         int | None,
-        typer.Option(min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"),
+        Option(min=1, help="Groups in all, to make the dataset larger.", show_default="as many as asked for"),
     ] = None,
     bundle: BundlePlaceOption = None,
     images: ImagesPlaceOption = None,
@@ -57,10 +47,6 @@ def repair(
     Looks at every sample first and says what it will do. A shard whose tar is whole gets its table and record back
     from it; what is sound is not touched. Exit code 3 if something is left to do, as with --dry-run.
     """
-    from xreal_synth.dataset.head import read_head
-    from xreal_synth.engine.repair import open_for_repair, plan_repair
-    from xreal_synth.storage import open_store, retrying
-
     store = retrying(open_store(dataset))
     head = read_head(store)
     run = open_for_repair(store, head, anatomies=anatomies, bundle=bundle, images=images)
@@ -90,10 +76,7 @@ def repair(
 def _carry_out(
     run: Run, store: Store, head: DatasetHead, plan: RepairPlan, address: str | None, as_json: bool
 ) -> tuple[RunSummary, int]:
-    from xreal_synth.cli.progress import RunDisplay
     from xreal_synth.engine.ray_driver import generate
-    from xreal_synth.engine.repair import carry_out
-    from xreal_synth.from_recipe import end_of
 
     with RunDisplay(progress_console(as_json)) as display:
         summary = carry_out(
@@ -108,8 +91,6 @@ def _carry_out(
 
 
 def _show(dataset: str, plan: RepairPlan) -> None:
-    from xreal_synth.engine.repair import WORDS
-
     for action in plan.actions:
         note(f"shard {action.shard}: {WORDS[action.what]}")
         for wrong in action.wrong[:SHOWN_PROBLEMS]:
@@ -123,4 +104,4 @@ def _show(dataset: str, plan: RepairPlan) -> None:
     counts = Counter(action.what for action in plan.actions)
     reported = [f"{counts[what]} {words}" for what, words in COUNTED.items() if counts[what]]
     state = "nothing to repair" if plan.whole else ", ".join(reported) or "no shard to make"
-    console.print(f"{dataset}: {plan.shards} shards, {state}", soft_wrap=True)
+    say(f"{dataset}: {plan.shards} shards, {state}")

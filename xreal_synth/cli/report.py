@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from xreal_synth.cli.options import JsonOption, console, told
-from xreal_synth.cli.verify import DatasetArgument
+from xreal_synth.cli.options import DatasetArgument, JsonOption
+from xreal_synth.cli.output import console, told
+from xreal_synth.storage import open_store
 
 EXAMPLES = ("xreal-synth report out/quickstart", "xreal-synth report /data/big")
 
@@ -16,7 +17,6 @@ def report(dataset: DatasetArgument, as_json: JsonOption = False) -> None:
     same dataset gives the same bytes, so it is safe to build again.
     """
     from xreal_synth.report.build import build
-    from xreal_synth.storage import open_store
 
     with console.status("reading shards"):
         built = build(open_store(dataset))

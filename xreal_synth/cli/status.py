@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
-from xreal_synth.cli.options import JsonOption, console, facts_table, note, print_json, seconds_text
-from xreal_synth.cli.verify import DatasetArgument
-
-if TYPE_CHECKING:
-    from xreal_synth.dataset.runlog import Line
-    from xreal_synth.dataset.status import DatasetStatus, State
-    from xreal_synth.storage import Store
+from xreal_synth.cli.options import DatasetArgument, JsonOption
+from xreal_synth.cli.output import console, note, print_json, seconds_text, table_of
+from xreal_synth.dataset.names import DATASET
+from xreal_synth.dataset.runlog import Line, last_lines, run_logs
+from xreal_synth.dataset.status import DatasetStatus, State, StatusReader
+from xreal_synth.engine.log import line_of_logged
+from xreal_synth.storage import Store, open_store
 
 SHOWN_FAILURES = 10
 
@@ -36,12 +36,11 @@ EXAMPLES = ("xreal-synth status out/quickstart", "xreal-synth status s3://bucket
 def status(
     dataset: DatasetArgument,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves)."),
+        bool, Option("--watch", "-w", help="Waits for the run, and looks again until it has ended (Ctrl-C leaves).")
     ] = False,
-    every: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")] = 5.0,
+    every: Annotated[float, Option(min=1.0, max=3600.0, help="Seconds between two looks of --watch.")] = 5.0,
     events: Annotated[
-        int, typer.Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run.")
+        int, Option(min=0, max=10_000, metavar="N", help="Also shows the last N events of the last run.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,10 +50,6 @@ def status(
 
     With --json, --watch prints one object per look.
     """
-    from xreal_synth.dataset.names import DATASET
-    from xreal_synth.dataset.status import StatusReader
-    from xreal_synth.storage import open_store
-
     store = open_store(dataset)
     reader = StatusReader(store)
     live = Live(console=console) if watch and console.is_terminal and not as_json else None
@@ -66,10 +61,13 @@ def status(
         with live or nullcontext():
             while True:
                 found, reported = reader.read(), _last_events(store, events)
-                if live is not None:
-                    live.update(_shown(found, reported), refresh=True)
+                if as_json:
+                    print_json(status_fields(found) | ({} if reported is None else {"events": reported}))
+                elif live is not None:
+                    live.update(Group(*_shown(found, reported)), refresh=True)
                 else:
-                    _print(found, reported, as_json)
+                    for part in _shown(found, reported):
+                        console.print(part, soft_wrap=isinstance(part, Text))
                 if not watch or found.state != "running":
                     return
                 time.sleep(every)
@@ -103,31 +101,17 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
 
 def _last_events(store: Store, count: int) -> list[Line] | None:
     """The last events of the last run that left a log, the oldest first; None where none were asked for."""
-    from xreal_synth.dataset.runlog import last_lines, run_logs
-
     if not count:
         return None
     logs = run_logs(store)
     return last_lines(store, logs[-1], count) if logs else []
 
 
-def _print(found: DatasetStatus, events: list[Line] | None, as_json: bool) -> None:
-    if as_json:
-        print_json(status_fields(found) | ({} if events is None else {"events": events}))
-    else:
-        console.print(_table(found))
-        if events is not None:
-            console.print(_lines(events), soft_wrap=True)
-
-
-def _shown(found: DatasetStatus, events: list[Line] | None) -> Group:
-    return Group(_table(found)) if events is None else Group(_table(found), _lines(events))
-
-
-def _lines(events: list[Line]) -> Text:
-    from xreal_synth.engine.log import line_of_logged
-
-    return Text("\n".join(map(line_of_logged, events)) or "no run has left a log here", overflow="fold")
+def _shown(found: DatasetStatus, events: list[Line] | None) -> list[Table | Text]:
+    if events is None:
+        return [_table(found)]
+    lines = "\n".join(map(line_of_logged, events)) or "no run has left a log here"
+    return [_table(found), Text(lines, overflow="fold")]
 
 
 def _table(found: DatasetStatus) -> Table:
@@ -152,7 +136,7 @@ def _table(found: DatasetStatus) -> Table:
         if len(shards) > SHOWN_FAILURES:
             facts += [(title, f"and {len(shards) - SHOWN_FAILURES} more (--json lists all)")]
     facts += [("at", found.uri)]
-    return facts_table(facts, title=f"{found.name}: {_SAID[found.state]}", title_justify="left")
+    return table_of(facts, title=f"{found.name}: {_SAID[found.state]}", title_justify="left")
 
 
 def _of(done: int, total: int | None, *, expected: bool = False) -> str:

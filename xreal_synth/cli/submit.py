@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
+from typer import Option
 
-from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption, console, note, notes, print_json
+from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption
+from xreal_synth.cli.output import console, note, notes, print_json
+from xreal_synth.dataset.runlog import read_note
+from xreal_synth.engine.job_package import megabytes, output_place, pack_job
 from xreal_synth.engine.progress import COMPLETE, STOPPED
-from xreal_synth.errors import XrealError
+from xreal_synth.errors import AnatomyError, BundleError, XrealError
 from xreal_synth.escaping import for_terminal
+from xreal_synth.from_recipe import open_recipe
+from xreal_synth.recipe.load import load_recipe, recipe_file
+from xreal_synth.recipe.schema import Recipe
+from xreal_synth.run.setup import require_placeable
+from xreal_synth.storage import open_store
 
 if TYPE_CHECKING:
     from xreal_synth.engine.ray_submit import Cluster, JobEnd
-    from xreal_synth.recipe.schema import Recipe
 
 LEFT = 130
 """Ctrl-C: this command ends, the job does not."""
@@ -31,48 +39,41 @@ def submit(
     recipe: RecipeArgument,
     address: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="URL",
             envvar="RAY_API_SERVER_ADDRESS",
             help="The cluster's dashboard, http://HOST:8265. A token is taken from RAY_AUTH_TOKEN or "
             "~/.ray/auth_token, with RAY_AUTH_MODE=token.",
-            show_default=False,
         ),
     ],
     output_root: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it."),
+        str | None, Option(metavar="URI", help="An absolute place; a relative output.uri of the recipe goes below it.")
     ] = None,
     overrides: SetOption = None,
     working_dir: Annotated[
         Path,
-        typer.Option(
+        Option(
             exists=True,
             file_okay=False,
             help="Where the recipe's relative paths start. Only the recipe and what it names are taken along.",
         ),
     ] = Path(),
     on_nodes: Annotated[
-        bool, typer.Option("--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node.")
+        bool, Option("--on-nodes", help="Absolute paths of bundle, masks and images are the same on every node.")
     ] = False,
     ship_code: Annotated[
-        bool, typer.Option("--ship-code", help="Takes this very package along, for nodes with another version.")
+        bool, Option("--ship-code", help="Takes this very package along, for nodes with another version.")
     ] = False,
     plain_token: Annotated[
-        bool, typer.Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine.")
+        bool, Option("--plain-token", help="Lets the token go unencrypted over http:// to another machine.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")
-    ] = True,
+    wait: Annotated[bool, Option("--wait/--no-wait", help="Follows the job to its end, or just starts it.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Runs a recipe on a Ray cluster: checks it here, sends it, follows it, ends with the driver's exit code.
 
     Ctrl-C leaves the job running. Submitting the same again goes on after the last finished shard.
     """
-    from xreal_synth.engine.job_package import megabytes, output_place, pack_job
-    from xreal_synth.recipe.load import recipe_file
-
     recipe = recipe_file(recipe)
     loaded = _checked(recipe, overrides, output_root, working_dir, on_nodes)
     from xreal_synth.engine.ray_submit import connect, submit
@@ -125,9 +126,6 @@ def _followed(cluster: Cluster, job: str, out: TextIO) -> JobEnd:
 def _complete(place: str) -> bool:
     """Whether a job that was stopped, of whose end Ray says no more, has finished its dataset, as far as it can be
     seen from here."""
-    from xreal_synth.dataset.runlog import read_note
-    from xreal_synth.storage import open_store
-
     try:
         note = read_note(open_store(place))
     except (XrealError, OSError):
@@ -137,12 +135,6 @@ def _complete(place: str) -> bool:
 
 def _checked(file: Path, overrides: list[str] | None, root: str | None, folder: Path, on_nodes: bool) -> Recipe:
     """The recipe, checked as far as this machine can: whole where its bundle is here, else its text alone."""
-    from xreal_synth.engine.job_package import output_place
-    from xreal_synth.errors import AnatomyError, BundleError
-    from xreal_synth.from_recipe import open_recipe
-    from xreal_synth.recipe.load import load_recipe
-    from xreal_synth.run.setup import require_placeable
-
     recipe = load_recipe(file, overrides=overrides or ()).recipe
     place = output_place(recipe.output.uri, root)
     file = file.absolute()

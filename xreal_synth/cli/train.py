@@ -5,27 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
+from typer import Argument, Option
 
-from xreal_synth.cli.options import (
-    JsonOption,
+from xreal_synth.cli.options import JsonOption, first_sentence
+from xreal_synth.cli.output import (
+    TrainDisplay,
     bytes_text,
     console,
-    first_sentence,
     note,
     print_json,
+    print_table,
     progress_console,
     told,
 )
-from xreal_synth.cli.progress import TrainDisplay
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
+from xreal_synth.recipe.schema import Compute
 from xreal_synth.storage import nothing_left
 
 if TYPE_CHECKING:
@@ -33,31 +33,20 @@ if TYPE_CHECKING:
     from xreal_synth.training.settings import TrainConfig
 
 
-class Network(StrEnum):
-    autoencoder = "autoencoder"
-    anatomy_controller = "anatomy-controller"
-    denoiser = "denoiser"
-    controlnet = "controlnet"
-    distill_guidance = "distill-guidance"
-    segmenter = "segmenter"
-    classifier = "classifier"
+Network = Literal[
+    "autoencoder", "anatomy-controller", "denoiser", "controlnet", "distill-guidance", "segmenter", "classifier"
+]
 
 
 EXAMPLES = (
     "xreal-synth train autoencoder mini-autoencoder --data images/ --out runs/autoencoder",
-    (
-        "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
-        "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000"
-    ),
-    (
-        "xreal-synth train distill-guidance mini-distill-guidance --data images/ --out runs/distilled "
-        "--set model.bundle=xreal-mini"
-    ),
+    "xreal-synth train denoiser mini-denoiser --data images/ --out runs/denoiser "
+    "--set model.autoencoder=runs/autoencoder/network/vae --set loop.steps=2000",
+    "xreal-synth train distill-guidance mini-distill-guidance --data images/ --out runs/distilled "
+    "--set model.bundle=xreal-mini",
     "xreal-synth train denoiser paper-denoiser --dry-run --workers 8",
-    (
-        "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
-        "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae"
-    ),
+    "xreal-synth train denoiser paper-denoiser --data /shared/images --out /shared/runs/denoiser "
+    "--workers 8 --address auto --set model.autoencoder=/shared/runs/autoencoder/network/vae",
 )
 
 
@@ -68,11 +57,11 @@ def _shipped() -> dict[str, Path]:
 
 def _list(show: bool) -> None:
     if show:
-        table = Table("network", "config", "about", show_edge=False)
-        for name, path in _shipped().items():
-            text = path.read_text(encoding="utf-8")
-            table.add_row(re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text))
-        console.print(table)
+        texts = {name: path.read_text(encoding="utf-8") for name, path in _shipped().items()}
+        rows = [
+            (re.findall(r"(?m)^network: (\S+)", text)[0], name, first_sentence(text)) for name, text in texts.items()
+        ]
+        print_table(rows, "network", "config", "about", show_edge=False)
         raise typer.Exit
 
 
@@ -91,42 +80,32 @@ def _config_path(config: str) -> Path:
 
 
 def train(
-    network: Annotated[Network, typer.Argument(help="Which network to train.", show_default=False)],
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.", show_default=False)],
-    data: Annotated[
-        str | None, typer.Option(help="Folder or URI with manifest.csv, images and masks.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="State, metrics, sample grids and the network.", show_default=False),
-    ] = None,
+    network: Annotated[Network, Argument(help="Which network to train.")],
+    config: Annotated[str, Argument(help="A YAML file, or the name of a shipped config.")],
+    data: Annotated[str | None, Option(help="Folder or URI with manifest.csv, images and masks.")] = None,
+    out: Annotated[Path | None, Option(file_okay=False, help="State, metrics, sample grids and the network.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY.PATH=VALUE",
-            show_default=False,
             help="Replaces a setting of the config, e.g. loop.steps=500; may be repeated.",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each process.", show_default="torch's")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")] = 1,
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:1.", show_default="cuda if any")] = None,
+    threads: Annotated[int | None, Option(min=1, help="CPU threads of each process.", show_default="torch's")] = None,
+    workers: Annotated[int, Option(min=1, help="Processes that share each batch, through Ray Train.")] = 1,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0")
+        float | None, Option(min=0, help="GPUs of each worker.", show_default="1 where Ray has any, else 0")
     ] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0.1, help="CPU cores of each worker.")] = 1,
+    cpus_per_worker: Annotated[float, Option(min=0.1, help="CPU cores of each worker.")] = 1,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own")
+        str | None, Option(help="A Ray cluster's address, or auto.", show_default="a Ray of this machine's own")
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights.")
+        bool, Option("--dry-run", help="Print weights, memory and FLOPs; needs neither images nor weights.")
     ] = False,
-    listed: Annotated[
-        bool, typer.Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")
-    ] = False,
+    listed: Annotated[bool, Option("--list", callback=_list, is_eager=True, help="Lists the shipped configs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Trains one network; run the same command again to resume. Ctrl-C saves and exits 75.
@@ -136,7 +115,7 @@ def train(
     """
     path = _config_path(config)
     if dry:
-        _dry_run(network.value, path, overrides or (), workers, as_json=as_json)
+        _dry_run(network, path, overrides or (), workers, as_json=as_json)
         return
     if data is None or out is None:
         raise TrainingError(
@@ -148,9 +127,9 @@ def train(
     from xreal_synth.training.loop import EXIT_STOPPED
     from xreal_synth.training.run import train as run_training
 
-    with TrainDisplay(progress_console(as_json), network.value) as display, nothing_left(out):
+    with TrainDisplay(progress_console(as_json), network) as display, nothing_left(out):
         if workers == 1 and address is None:
-            result = run_training(network.value, path, data, out, overrides or (), device, threads, display.on_step)
+            result = run_training(network, path, data, out, overrides or (), device, threads, display.on_step)
         else:
             if device is not None:
                 raise TrainingError(
@@ -158,15 +137,15 @@ def train(
                     wanted="Ray to choose each worker's device",
                     hint="leave --device out; --gpus-per-worker 0 trains on CPUs",
                 )
-            loaded = load_config(network.value, path, overrides or ())
+            loaded = load_config(network, path, overrides or ())
             shares = (workers, gpus_per_worker, cpus_per_worker, threads)
             result = _train_together(loaded, data, out, shares, address, display.on_step)
     best = "none yet" if result.best is None else f"{result.best:.4f}"
     told(
         as_json,
-        {"network": network.value, "step": result.step, "seconds": result.seconds, "best": result.best,
+        {"network": network, "step": result.step, "seconds": result.seconds, "best": result.best,
          "finished": result.finished, "out": str(out)},
-        f"{network.value}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}",
+        f"{network}: step {result.step}, {result.seconds / 60:.1f} min, best validation loss {best}",
     )  # fmt: skip
     if not result.finished:
         note("stopped before the end: run the same command again to go on")
@@ -183,7 +162,6 @@ def _train_together(
 ) -> Result:
     """In a Ray of this machine's own, or the cluster at `address`; shares are workers, GPUs, CPUs, threads."""
     from xreal_synth.engine.ray_session import resources, session
-    from xreal_synth.recipe.schema import Compute
 
     workers, gpus, cpus, threads = shares
     with session(address, Compute(actors=workers, cpus_per_actor=cpus)):
@@ -203,15 +181,12 @@ def _dry_run(network: str, path: Path, overrides: Sequence[str], workers: int, *
     if as_json:
         print_json({**asdict(found), "memory": {**found.memory, "total": total}})
         return
-    table = Table("network", "weights trained", "held fixed", title="Weights", title_justify="left")
-    for name, counts in found.parameters.items():
-        table.add_row(name, *(f"{count:,}" for count in counts))
-    console.print(table)
+    weights = [(name, *(f"{count:,}" for count in counts)) for name, counts in found.parameters.items()]
+    header = ("network", "weights trained", "held fixed")
+    print_table(weights, *header, title="Weights", title_justify="left")
     title = f"Memory of each of {workers} worker(s), {found.images_at_once} image(s) at once"
-    table = Table("what", "bytes", title=title, title_justify="left")
-    for name, size in [*found.memory.items(), ("in all", total)]:
-        table.add_row(name, bytes_text(size))
-    console.print(table)
+    sizes = [(name, bytes_text(size)) for name, size in [*found.memory.items(), ("in all", total)]]
+    print_table(sizes, "what", "bytes", title=title, title_justify="left")
     console.print(
         f"{found.steps:,} steps of {found.batch} images; {found.flops_per_step / 1e12:.3g} TFLOP a step, forward and "
         "backward (counted by torch.utils.flop_counter). The allocator's reserve and work space come on top."

@@ -1,34 +1,124 @@
-"""A run's events, or a training's pace, as a progress bar on a terminal, as plain lines elsewhere."""
+"""What the verbs print with: the console, tables, JSON, sizes and times in words; and progress.
+
+A run's events, or a training's pace, are a bar on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from rich import filesize, progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
 
-from xreal_synth.cli.options import seconds_text
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import COMPLETE, Advanced, Event, RunEnded, RunStarted, ShardDone
+from xreal_synth.escaping import for_terminal
+from xreal_synth.evaluation.kept import null_for_nan
 
 if TYPE_CHECKING:
     from xreal_synth.training.pace import Pace
+
+
+class _Terminal(Console):
+    """Shows texts as they are, brackets and colons too, but so that none steers the terminal or tells a credential."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(for_terminal(text), **how)
+
+
+console = _Terminal(highlight=False, soft_wrap=False, markup=False, emoji=False)
+notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def table_of(rows: Iterable[Sequence[Any]], *header: str | Column, **how: Any) -> Table:
+    """Rows of texts or numbers, without a header names with what is said of each; `how` is rich's."""
+    table = Table(*header, show_header=bool(header), **how)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def print_table(rows: Iterable[Sequence[Any]], *header: str | Column, **how: Any) -> None:
+    """A table as `table_of` makes it."""
+    console.print(table_of(rows, *header, **how))
+
+
+def say(line: str) -> None:
+    """A line of the output, as long as it is."""
+    console.print(line, soft_wrap=True)
+
+
+def note(line: str) -> None:
+    """A line beside the output."""
+    notes.print(line, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """For scripts; NaN is null."""
+    text = json.dumps(null_for_nan(value), indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
+
+
+def told(as_json: bool, fields: Any, *shown: str | Table) -> None:
+    """A command's result: for scripts, or in lines and tables."""
+    if as_json:
+        print_json(fields)
+        return
+    for one in shown:
+        if isinstance(one, str):
+            say(one)
+        else:
+            console.print(one)
+
+
+def seconds_text(seconds: float) -> str:
+    """`42 s`, `3.5 min`, `7.2 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def bytes_text(size: float) -> str:
+    """`12.3 MB`, powers of 1000."""
+    return filesize.decimal(round(size))
+
 
 QUIET_S = 60.0
 """Off a terminal a training has a line at the first step, at every validation, and this long after the line before."""
 
 
-class _Display(Progress):
+def progress_console(as_json: bool) -> Console:
+    """Where progress is shown: beside the output where that is JSON."""
+    return notes if as_json and not console.quiet else console
+
+
+def counting_bar(console: Console, **how: Any) -> progress.Progress:
+    """Bars that count what is done and tell the time that is left; `how` is rich's."""
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    return progress.Progress(progress.TextColumn("{task.description}", markup=False), *columns, console=console, **how)
+
+
+class _Display(progress.Progress):
     """A bar on `console`, running inside the block of a `with`; nothing off a terminal."""
 
     def __init__(self, console: Console, what: str, *, transient: bool = False) -> None:
         super().__init__(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[done]}", markup=False),
-            TimeElapsedColumn(),
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[done]}", markup=False),
+            progress.TimeElapsedColumn(),
             console=console,
             transient=transient,
             disable=not console.is_terminal,
