@@ -16,8 +16,8 @@ from typing import Any
 
 from tests.doubles.tables import markdown
 from xreal_synth.engine.backend import Networks, TorchBackend
+from xreal_synth.engine.publish import OpenShard
 from xreal_synth.engine.ray_actor import WAITING
-from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker
 from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
@@ -102,7 +102,7 @@ def count_rows(shards: int, groups: int, micro_batch: int, refused: float, waiti
     gate: Any = RandomGate(refused)
     backend = TorchBackend(run, counted, gate, opened.device, opened.precision, micro_batch)
 
-    def drop(rendered: RenderedShard) -> None:
+    def drop(rendered: OpenShard) -> None:
         with rendered.folder:
             rendered.encoder.close()
 
