@@ -97,7 +97,7 @@ def count_rows(shards: int, groups: int, micro_batch: int, refused: float, waiti
     shape = actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
     opened = Networks().open(run, shape)
     assert isinstance(opened, TorchBackend)
-    model = CountedModel(opened._model, micro_batch)
+    model = CountedModel(opened.model, micro_batch)
     counted: Any = model
     gate: Any = RandomGate(refused)
     backend = TorchBackend(run, counted, gate, opened.device, opened.precision, micro_batch)
