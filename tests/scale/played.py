@@ -30,9 +30,8 @@ from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered
-from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayMember, RayPool
-from xreal_synth.engine.ray_session import resources
+from xreal_synth.engine.ray_session import Exported, resources
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.errors import EngineError
 from xreal_synth.run.resources import ActorShape, Resources

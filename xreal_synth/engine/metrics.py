@@ -1,4 +1,4 @@
-"""What a run and its actors measure of themselves, for Prometheus. No Ray here: ray_metrics.py exports it.
+"""What a run and its actors measure of themselves, for Prometheus. No Ray here: ray_session.py exports it.
 
 Ray's exporter adds `ray_` before the names, `_total` to counters, and tags for node, process and session. A metric of
 the run is told by the driver, from its events, and has the tag `dataset`; one of an actor is told by the actor's own

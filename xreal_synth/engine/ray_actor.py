@@ -19,8 +19,8 @@ from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
 from xreal_synth.engine.publish import OpenShard, publish_shard
-from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
+from xreal_synth.engine.ray_session import Exported
 from xreal_synth.engine.schedule import Cause
 from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, NotFiniteError, StorageError, XrealError
