@@ -182,12 +182,12 @@ def measure_played(
     make = _ray.remote(num_cpus=0, max_concurrency=_AT_ONCE)(Host)
     playing = [make.remote(shard_s, record_template(run.digest)) for _ in range(hosts)]
     try:
-        events = Events(on_event)
-        events.listen(
+        events = Events([on_event])
+        events += [
             NoteKeeper(store, shards, shards, events).on_event,
             Journal(store, {}, events).on_event,
-            RunMeters(run.recipe.name, Exported).on_event,
-        )
+            RunMeters(Exported(run.recipe.name)).on_event,
+        ]
         account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
         ledger = Ledger(tuple(range(shards)), frozenset(), Totals())

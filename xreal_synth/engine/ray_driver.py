@@ -72,10 +72,10 @@ def generate(
     given = run.recipe.compute
     limits = limits or Limits(boot_s=given.boot_timeout_s, hang_s=given.hang_timeout_s, drain_s=given.drain_s)
     store = retrying(store)
-    events = Events(on_event)
+    events = Events([on_event])
     with journal(run, store, events) as log:
         note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
-        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, Exported).on_event)
+        events += [note.on_event, log.on_event, RunMeters(Exported(run.recipe.name)).on_event]
         head = check_before_start(run, store)
         store.sweep()
         ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
