@@ -81,9 +81,10 @@ def make(out: Path) -> None:
 
 def generate(loaded: Any, folder: Path) -> None:
     """One dataset with its plan, shard after shard."""
+    from tests.doubles.shards import run_shard
     from xreal_synth.dataset.finish import finish
     from xreal_synth.engine.backend import Networks
-    from xreal_synth.engine.worker import environment, run_shard
+    from xreal_synth.engine.worker import environment
     from xreal_synth.run.resources import Resources, actor_shape
     from xreal_synth.run.setup import claim, open_run
     from xreal_synth.storage import LocalStore

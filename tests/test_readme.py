@@ -19,10 +19,11 @@ from ray.scripts.scripts import cli as ray_cli
 
 from tests.documents import DOCUMENTS, README, ROOT, blocks, commands, guide, inline_commands
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.cli.main import app
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.meta import FACTS
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.findings import FINDINGS, REGIONS
 from xreal_synth.models.text.prompts import REPORT_WORDS, read_prompts
 from xreal_synth.recipe.load import load_recipe, recipe_from_text

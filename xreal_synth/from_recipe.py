@@ -221,7 +221,7 @@ def generate(
     from xreal_synth.engine.log import LineLog
     from xreal_synth.generated import Dataset
 
-    say = _say if progress else _silent
+    say = print_line if progress else _silent
     run = open_recipe(recipe, overrides=overrides, output=None if output is None else str(output), say=say)
     end = make_dataset(run, address=address, on_event=LineLog(say).on_event)
     summary = end.summary
@@ -235,7 +235,8 @@ def generate(
     return Dataset(summary.uri)
 
 
-def _say(line: str) -> None:
+def print_line(line: str) -> None:
+    """Says a line on standard output, without what a terminal would obey."""
     from xreal_synth.escaping import for_terminal
 
     print(for_terminal(line), flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.cli.main import main
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
@@ -20,7 +21,7 @@ from xreal_synth.dataset.tar import TarWriter, encode_sample, read_tar
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.publish import publish_rows
 from xreal_synth.engine.samples import changed
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.report.build import build
 from xreal_synth.run.resources import Resources, actor_shape

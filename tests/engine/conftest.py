@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.engine.backend import Backend
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim, open_run

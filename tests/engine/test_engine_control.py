@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.cli.main import main
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Networks
 from xreal_synth.engine.estimate import estimate
-from xreal_synth.engine.worker import environment, replay, run_shard
+from xreal_synth.engine.worker import environment, replay
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.models.save import read_fields, write_bundle
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text

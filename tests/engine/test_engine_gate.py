@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key, rejects_key, table_key
@@ -23,7 +24,7 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, replay
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.attempts import Attempts, next_attempt, plan_group

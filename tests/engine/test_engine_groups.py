@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
@@ -19,7 +20,7 @@ from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.estimate import estimate
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.worker import environment, make_group, plan_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, plan_group, replay
 from xreal_synth.errors import RecipeError
 from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key, stem_of
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, replay
 from xreal_synth.errors import AnatomyError, BundleError, DatasetError
 from xreal_synth.images.folder import ImageFolder
 from xreal_synth.models.describe import SHIPPED

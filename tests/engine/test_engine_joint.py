@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend, Networks
-from xreal_synth.engine.worker import environment, replay, run_shard
+from xreal_synth.engine.worker import environment, replay
 from xreal_synth.errors import BundleError, RecipeError
 from xreal_synth.models.bundle_file import BUNDLE_FILE
 from xreal_synth.models.describe import SHIPPED

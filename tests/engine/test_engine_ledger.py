@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
 from xreal_synth.engine.progress import ShardAdopted, ShardDiscarded
-from xreal_synth.engine.worker import run_shard
 from xreal_synth.errors import BundleError, DatasetError
 from xreal_synth.run.setup import check_before_start
 from xreal_synth.storage import LocalStore, RemoteStore

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.account import Meter, images_per_group
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.pool import Failed, Member, Pool
 from xreal_synth.engine.progress import Advanced, ShardDone
-from xreal_synth.engine.worker import make_group, replay, run_shard
+from xreal_synth.engine.worker import make_group, replay
 from xreal_synth.errors import DatasetError, EngineError, PlacementError, StorageError
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.attempts import plan_group

@@ -10,11 +10,12 @@ import time
 import pytest
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.progress import Advanced, RunStarted, ShardDone, ShardQuarantined, ShardRetried, Stopping
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore
 

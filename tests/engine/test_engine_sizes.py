@@ -12,9 +12,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.tar import read_tar
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.models.bundle_file import BundleFields, Prompts
 from xreal_synth.models.convert.assemble import Parts, Stored, write_parts
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.names import PROGRESS, record_key
 from xreal_synth.dataset.record import record_bytes
 from xreal_synth.dataset.runlog import RunNote, read_note, write_note
@@ -21,7 +22,7 @@ from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import NoteKeeper
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, RunEnded, Warned
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.run.setup import claim
 from xreal_synth.storage import LocalStore, RemoteStore, Store
 

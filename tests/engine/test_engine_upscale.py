@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key
@@ -16,7 +17,7 @@ from xreal_synth.dataset.tar import read_tar
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.worker import environment, make_group, replay, run_shard
+from xreal_synth.engine.worker import environment, make_group, replay
 from xreal_synth.errors import AnatomyError, BundleError
 from xreal_synth.images.folder import ImageFolder
 from xreal_synth.models.describe import describe

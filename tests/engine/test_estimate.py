@@ -79,7 +79,7 @@ def _counted(run: Run) -> int:
     """Rows of every forward of the denoiser while the run's groups are made, each in a micro-batch of its own."""
     backend: Any = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     rows: list[int] = []
-    backend._model._unet.register_forward_pre_hook(lambda network, given: rows.append(len(given[0])))
+    backend.model._unet.register_forward_pre_hook(lambda network, given: rows.append(len(given[0])))
     specs = [run.plan.sample(index, 0) for index in range(run.recipe.anatomies)]
     assert len(list(render_groups(run, backend, specs))) == run.recipe.anatomies
     return sum(rows)

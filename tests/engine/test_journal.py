@@ -178,9 +178,9 @@ def test_a_disk_that_fails_is_reported_once_and_lines_stay_whole(claimed):
 def test_what_a_listener_says_comes_to_all_itself_too(claimed):
     (claimed.local_path / "logs").write_text("a file where a folder must be")
     heard: list[Event] = []
-    events = Events(heard.append)
+    events = Events([heard.append])
     with Journal(claimed, {}, events) as log:
-        events.listen(log.on_event)
+        events.append(log.on_event)
         events(UP)
         (claimed.local_path / "logs").unlink()
         events(RunEnded(ended(claimed)))

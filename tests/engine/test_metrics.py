@@ -43,7 +43,7 @@ class Reported:
 
 def test_a_run_is_reported_by_its_events():
     reported = Reported()
-    meters = RunMeters("d", lambda dataset: reported)
+    meters = RunMeters(reported)
     meters.on_event(ActorLost("a9", None, "before Ray is up"))
     assert not reported.values
     events = [
@@ -76,7 +76,7 @@ def test_a_run_is_reported_by_its_events():
 
 def test_counters_begin_before_anything_happens():
     reported = Reported()
-    RunMeters("d", lambda dataset: reported).on_event(STARTED)
+    RunMeters(reported).on_event(STARTED)
     begun = {key[0] for key, value in reported.values.items() if value == NOTHING}
     assert begun == {metric.name for metric in RUN if metric.kind == "counter" and not metric.tags}
     assert (NOTHING + 1e6) - NOTHING == 1e6

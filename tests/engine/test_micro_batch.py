@@ -31,9 +31,9 @@ def device(rates, memory, room):
     ],
 )
 def test_doubled_until_it_gains_little_or_fills_the_memory(rates, memory, room, largest, kept, tried):
-    found = find_micro_batch(device(rates, memory, room), largest)
-    assert found.micro_batch == kept
-    assert [trial.micro_batch for trial in found.trials] == [2**power for power in range(tried)]
+    found, trials = find_micro_batch(device(rates, memory, room), largest)
+    assert found == kept
+    assert [trial.micro_batch for trial in trials] == [2**power for power in range(tried)]
 
 
 def test_no_room_for_one_group_is_an_error():
@@ -56,19 +56,19 @@ def test_a_real_model_is_measured_and_keeps_what_it_found(open_fault_run):
 def test_a_size_whose_allocation_fails_is_one_that_does_not_fit(open_fault_run, monkeypatch):
     run = open_fault_run(anatomies=8, output__shard_samples=64)
     backend = Networks().open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
-    whole, released = backend._model.denoise, []
+    whole, released = backend.model.denoise, []
 
     def denoise(z, *given, **named):
         if len(z) > 4:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         return whole(z, *given, **named)
 
-    monkeypatch.setattr(backend._model, "denoise", denoise)
-    monkeypatch.setattr(backend._model, "release", lambda: released.append(backend.micro_batch))
+    monkeypatch.setattr(backend.model, "denoise", denoise)
+    monkeypatch.setattr(backend.model, "release", lambda: released.append(backend.micro_batch))
     assert measure_torch(run, backend, 4, share=0) is None, "guidance takes two rows of each"
     assert measure_torch(run, backend, 2, share=0) is not None
     assert released == [4, 2], "recordings of a size are forgotten before the next is tried"
-    monkeypatch.setattr(backend._model, "denoise", lambda *given, **named: 1 / 0)
+    monkeypatch.setattr(backend.model, "denoise", lambda *given, **named: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measure_torch(run, backend, 2, share=0)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from xreal_synth.engine.progress import Event, Warned
-from xreal_synth.engine.ray_head import Head, HeadWatch
+from xreal_synth.engine.ray_driver import Head, HeadWatch
 from xreal_synth.run.resources import Resources
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from tests.speed.rows import count_rows
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.publish import publish_shard
-from xreal_synth.engine.shard_encoder import RenderedShard, ShardEncoder
-from xreal_synth.engine.worker import Worker, environment, run_shard
+from xreal_synth.engine.publish import OpenShard, ShardEncoder, publish_shard
+from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.run.group_job import group_job
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim
@@ -73,7 +73,7 @@ def make_together(run: Run, backend: Any, folder: Path, waiting: int) -> list[Sh
     store, records = LocalStore(folder), list[ShardRecord]()
     claim(run, store, environment(backend))
 
-    def deliver(rendered: RenderedShard) -> None:
+    def deliver(rendered: OpenShard) -> None:
         records.append(publish_shard(run, rendered, store, actor="here", attempt=0, replacing=False))
 
     with Worker(run, backend, deliver) as worker:
@@ -111,7 +111,7 @@ def test_a_failure_gives_up_every_open_shard_and_leaves_nothing(
     backend = FakeImages(poison=frozenset({5})).open(run, actor_shape(run.recipe.compute, Resources(1, 0)))
     delivered: list[int] = []
 
-    def deliver(rendered: RenderedShard) -> None:
+    def deliver(rendered: OpenShard) -> None:
         delivered.append(rendered.shard.shard)
         with rendered.folder:
             rendered.encoder.close()
@@ -188,7 +188,7 @@ def test_the_next_shard_s_first_groups_are_planned_while_one_is_made(
     planned: list[int] = []
     monkeypatch.setattr("xreal_synth.engine.worker.group_job", lambda run, spec: _noted(planned, run, spec))
 
-    def deliver(rendered: RenderedShard) -> None:
+    def deliver(rendered: OpenShard) -> None:
         with rendered.folder:
             rendered.encoder.close()
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.record import parse_record, record_bytes
-from xreal_synth.engine import shard_encoder as encoder
-from xreal_synth.engine.worker import run_shard
+from xreal_synth.engine import publish as encoder
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, WAIT, Stopwatch
 from xreal_synth.storage import LocalStore

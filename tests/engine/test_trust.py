@@ -90,7 +90,7 @@ def test_the_canary_is_the_same_on_devices_that_compute_alike_and_another_where_
     assert well.canary == "", "on a CPU none is made"
     assert well.draw_canary() == also.draw_canary()
     assert well.is_sound()
-    network: Any = sick._model
+    network: Any = sick.model
     next(network._vae.decoder.parameters()).flatten()[0] += 2.0
     assert sick.draw_canary() != well.draw_canary()
     network._embeddings = {prompt: tokens * float("nan") for prompt, tokens in network._embeddings.items()}

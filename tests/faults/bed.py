@@ -18,13 +18,14 @@ from typing import Any
 
 from tests.doubles.fake_backend import FakeImages
 from tests.doubles.local_cluster import ClusterNode, LocalCluster
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, SHARDS, TABLES, shards_in, stem_of
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.progress import ActorLost, Event, RunSummary, ShardDone, ShardRetried
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import Run, claim, open_run

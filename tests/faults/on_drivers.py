@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tests.doubles.fake_backend import FakeImages
 from tests.doubles.local_cluster import other_cluster
+from tests.doubles.shards import run_shard
 from tests.faults.bed import DRIVER_S, Bed, Seen, Watched, environment_here
 from tests.faults.drive import EXIT_CODE
 from tests.faults.table import fault
 from xreal_synth.engine.progress import Event, RunStarted, ShardDone, Warned
-from xreal_synth.engine.ray_head import PATIENCE_VARIABLE
-from xreal_synth.engine.worker import run_shard
+from xreal_synth.engine.ray_driver import PATIENCE_VARIABLE
 from xreal_synth.errors import DatasetError, EngineError
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.storage import LocalStore

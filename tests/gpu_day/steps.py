@@ -251,7 +251,7 @@ def search(day: Day) -> Result:
     shape = actor_shape(run.recipe.compute, Resources(1, 0 if day.small else 1))
     backend = Networks().open(run, shape)
     if day.small:
-        backend.find_micro_batch()
+        backend.settle(None)
     trials = [asdict(trial) for trial in backend.trials]
     rates = "; ".join(f"x{one['micro_batch']} {one['images_per_s']:.3g}/s" for one in trials)
     return f"{backend.micro_batch} together: {rates}", {"trials": trials, "canary": backend.draw_canary()}

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.setup import claim, open_run

@@ -30,9 +30,8 @@ from xreal_synth.engine.metrics import RunMeters
 from xreal_synth.engine.pool import Ready, actor_id
 from xreal_synth.engine.progress import Event, Events, ShardDone
 from xreal_synth.engine.ray_actor import Rendered
-from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayMember, RayPool
-from xreal_synth.engine.ray_session import resources
+from xreal_synth.engine.ray_session import Exported, resources
 from xreal_synth.engine.schedule import Limits
 from xreal_synth.errors import EngineError
 from xreal_synth.run.resources import ActorShape, Resources
@@ -183,12 +182,12 @@ def measure_played(
     make = _ray.remote(num_cpus=0, max_concurrency=_AT_ONCE)(Host)
     playing = [make.remote(shard_s, record_template(run.digest)) for _ in range(hosts)]
     try:
-        events = Events(on_event)
-        events.listen(
+        events = Events([on_event])
+        events += [
             NoteKeeper(store, shards, shards, events).on_event,
             Journal(store, {}, events).on_event,
-            RunMeters(run.recipe.name, Exported).on_event,
-        )
+            RunMeters(Exported(run.recipe.name)).on_event,
+        ]
         account = Account(run, store, Totals(), events, merge=lambda *found, **asked: None)
         shape = ActorShape("cpu", "auto", 8, 1.0, 0.0, actors)
         ledger = Ledger(tuple(range(shards)), frozenset(), Totals())

@@ -102,12 +102,12 @@ def simulate(
             on_shards(event.done, event.total)
         retried += isinstance(event, ShardRetried)
 
-    events = Events(on_event)
-    events.listen(
+    events = Events([on_event])
+    events += [
         NoteKeeper(store, shards, shards, events, clock=pool.clock).on_event,
         Journal(store, {}, events, pool.clock).on_event,
-        RunMeters(run.recipe.name, lambda dataset: _nowhere).on_event,
-    )
+        RunMeters(_nowhere).on_event,
+    ]
     account = Account(run, store, Totals(), events, pool.clock, merge=lambda *found, **asked: None)
     shape = ActorShape("cuda", "auto", None if world.search_s else 8, 1.0, 1.0, world.actors)
     ledger = Ledger(tuple(range(shards)), frozenset(), Totals())

@@ -16,7 +16,6 @@ from tests.scale.store import MarkStore
 from tests.scale.world import Chances, ShardTimes, World
 from xreal_synth.engine.account import Account, images_per_group
 from xreal_synth.engine.ledger import Totals
-from xreal_synth.engine.pool import Flight
 from xreal_synth.engine.progress import Advanced, Event
 from xreal_synth.errors import DatasetError, EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
@@ -133,12 +132,12 @@ def test_images_in_flight_are_counted_as_their_shards_give(images: list[float]) 
     events: list[Event] = []
     now = itertools.count()
     account = Account(run, MarkStore("simulated", 3), Totals(), events.append, lambda: float(next(now)))
-    account.advance([Flight(shard, count) for shard, count in enumerate(images)], {"working": 3})
+    account.advance(list(enumerate(images)), {"working": 3})
     expected = images_per_group(run.recipe)
     wanted = sum(expected.share(count, groups) for count, groups in zip(images, (4, 4, 2), strict=True))
     (event,) = events
     assert isinstance(event, Advanced)
     assert event.images_done == min(round(wanted), event.images_total)
-    account.advance([Flight(0, 12)], {"working": 3}, stopping=True)
+    account.advance([(0, 12)], {"working": 3}, stopping=True)
     assert isinstance(last := events[-1], Advanced)
     assert last.eta_s is None

@@ -16,8 +16,8 @@ from typing import Any
 
 from tests.doubles.tables import markdown
 from xreal_synth.engine.backend import Networks, TorchBackend
+from xreal_synth.engine.publish import OpenShard
 from xreal_synth.engine.ray_actor import WAITING
-from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker
 from xreal_synth.quality.checks import JudgedImage
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
@@ -97,12 +97,12 @@ def count_rows(shards: int, groups: int, micro_batch: int, refused: float, waiti
     shape = actor_shape(run.recipe.compute, Resources(1, 0), recorded=micro_batch)
     opened = Networks().open(run, shape)
     assert isinstance(opened, TorchBackend)
-    model = CountedModel(opened._model, micro_batch)
+    model = CountedModel(opened.model, micro_batch)
     counted: Any = model
     gate: Any = RandomGate(refused)
     backend = TorchBackend(run, counted, gate, opened.device, opened.precision, micro_batch)
 
-    def drop(rendered: RenderedShard) -> None:
+    def drop(rendered: OpenShard) -> None:
         with rendered.folder:
             rendered.encoder.close()
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.doubles.fake_backend import FakeImages
 from tests.doubles.local_cluster import LocalCluster
+from tests.doubles.shards import run_shard
 from tests.speed.marked import Marked, read_marks
 from tests.speed.start_up import PARTS, read_start, run_marked
 from tests.speed.ways import Pass, Task, WaysBench, figures
-from xreal_synth.engine.worker import run_shard
 from xreal_synth.run.resources import Resources, actor_shape
 from xreal_synth.run.stopwatch import GATE, MODEL, WAIT
 from xreal_synth.storage import LocalStore

@@ -28,11 +28,10 @@ from tests.speed.marked import Marked, MarkedBackend, Marks, read_marks
 from xreal_synth.engine.account import images_per_group
 from xreal_synth.engine.backend import BackendSpec
 from xreal_synth.engine.progress import ActorUp, Event, ShardDone
-from xreal_synth.engine.publish import publish_shard
+from xreal_synth.engine.publish import OpenShard, publish_shard
 from xreal_synth.engine.ray_actor import WAITING
 from xreal_synth.engine.ray_driver import generate
 from xreal_synth.engine.ray_session import session
-from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text, with_overrides
@@ -185,7 +184,7 @@ class WaysBench:
         images, model_cpu, cpu, began = marks.images, marks.model_cpu_s, time.process_time(), time.monotonic()
         publisher, records = ThreadPoolExecutor(1), []
 
-        def deliver(rendered: RenderedShard) -> None:
+        def deliver(rendered: OpenShard) -> None:
             publish = partial(publish_shard, actor="local", attempt=0, replacing=False)
             records.append(publisher.submit(publish, run, rendered, store))
 

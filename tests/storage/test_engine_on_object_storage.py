@@ -15,13 +15,14 @@ import pytest
 from object_store import BUCKET, KEY_ID, SECRET
 
 from tests.doubles.fake_backend import FakeImages
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.runlog import last_lines, run_logs
 from xreal_synth.dataset.status import StatusReader
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.models.describe import SHIPPED
 from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
 from xreal_synth.run.resources import Resources, actor_shape

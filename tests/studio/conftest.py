@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tests.doubles.image_folder import write_image_folder
+from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.engine.backend import Networks
-from xreal_synth.engine.worker import environment, run_shard
+from xreal_synth.engine.worker import environment
 from xreal_synth.from_recipe import open_recipe
 from xreal_synth.models.tiny import build_tiny
 from xreal_synth.run.resources import Resources, actor_shape

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.summary import DatasetSummary, refused_by_check
 from xreal_synth.engine.ledger import Totals
-from xreal_synth.engine.pool import Clock, Flight
+from xreal_synth.engine.pool import Clock
 from xreal_synth.engine.progress import (
     COMPLETE,
     PARTIAL,
@@ -142,12 +142,17 @@ class Account:
         """Whether it is time to tell how far the run is: twice a second at most."""
         return self._clock() - self._advanced_at >= ADVANCE_EVERY_S
 
-    def advance(self, flights: Sequence[Flight], states: Mapping[str, int], *, stopping: bool = False) -> None:
-        """Tells how far the run is, if it is time; `states` counts the actors by state."""
+    def advance(
+        self, flights: Sequence[tuple[int, float]], states: Mapping[str, int], *, stopping: bool = False
+    ) -> None:
+        """Tells how far the run is, if it is time; `flights` are shards at work, with the images made in each, `states`
+        counts the actors by state."""
         if not self.due:
             return
         self._advanced_at = self._clock()
-        images, total = round(self.totals.samples + self._in_flight(flights)), self.images_total
+        size, groups = self.run.recipe.output.shard_size, self.run.recipe.anatomies
+        parts = (self._expected.share(images, min(size, groups - size * shard)) for shard, images in flights)
+        images, total = round(self.totals.samples + sum(parts)), self.images_total
         rate = self._meter.rate(images - self._before)
         eta = (total - images) / rate if rate > 0 and not stopping else None
         actors = sum(states.values())
@@ -194,7 +199,3 @@ class Account:
             message=message,
             dataset=dataset,
         )
-
-    def _in_flight(self, flights: Sequence[Flight]) -> float:
-        size, groups = self.run.recipe.output.shard_size, self.run.recipe.anatomies
-        return sum(self._expected.share(one.images, min(size, groups - size * one.shard)) for one in flights)

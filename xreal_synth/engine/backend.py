@@ -6,17 +6,18 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from xreal_synth.engine.micro_batch import LARGEST, PER_SHARD, Trial
+from xreal_synth.engine.micro_batch import LARGEST, PER_SHARD, Trial, find_micro_batch, measure_torch
 from xreal_synth.engine.samples import enlarged_fade
 from xreal_synth.errors import NotFiniteError
 from xreal_synth.quality.gate import Gate
+from xreal_synth.run.group_job import first_jobs
 from xreal_synth.run.resources import ActorShape
-from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer
+from xreal_synth.sampling.jobs import GroupImages, GroupJob, Renderer, in_batches
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -36,7 +37,6 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """The device kind in words, as the fingerprint states it."""
-        ...
 
     @property
     def precision(self) -> str: ...
@@ -44,7 +44,6 @@ class Backend(Protocol):
     @property
     def facts(self) -> Mapping[str, str]:
         """What else changes bytes on the device, for the fingerprint."""
-        ...
 
     @property
     def micro_batch(self) -> int: ...
@@ -52,12 +51,10 @@ class Backend(Protocol):
     @property
     def gate(self) -> Gate:
         """The gate with its networks."""
-        ...
 
     @property
     def canary(self) -> str:
         """The hash of an image that every backend of the run makes when it is opened; empty where none is made."""
-        ...
 
     def is_sound(self) -> bool:
         """Whether the device still computes what is known beforehand; asked after a failure."""
@@ -135,68 +132,50 @@ class Networks:
         return backend
 
 
+@dataclass(slots=True, eq=False)
 class TorchBackend:
-    """Images from a loaded bundle."""
+    """Images from a loaded bundle. `share` is the actor's part of a GPU, 0 on a CPU; `trials` are those by which the
+    micro-batch was found."""
 
-    def __init__(
-        self, run: Run, model: SamplerModel, gate: Gate, device: str, precision: str, micro_batch: int,
-        upscaler: UpscalerModel | None = None, facts: Mapping[str, str] = MappingProxyType({}),
-        share: float = 0.0,
-    ) -> None:  # fmt: skip
-        self._run = run
-        self._model = model
-        self._upscaler = upscaler
-        self.gate = gate
-        self.device = device
-        self.precision = precision
-        self.facts = facts
-        self._share = share
-        self.micro_batch = micro_batch
-        self.trials: tuple[Trial, ...] = ()
-        self.canary = ""
+    run: Run
+    model: SamplerModel
+    gate: Gate
+    device: str
+    precision: str
+    micro_batch: int
+    upscaler: UpscalerModel | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    share: float = 0.0
+    trials: tuple[Trial, ...] = ()
+    canary: str = ""
 
     def serving(self, run: Run) -> TorchBackend:
         """The same loaded networks for another run of the same bundle, control and quality."""
-        return TorchBackend(
-            run, self._model, self.gate, self.device, self.precision, self.micro_batch, self._upscaler,
-            self.facts, self._share,
-        )  # fmt: skip
+        return replace(self, run=run, trials=(), canary="")
 
     def settle(self, micro_batch: int | None) -> None:
         """Raises EngineError where not even one group fits."""
         if micro_batch is None:
-            self.find_micro_batch()
+            largest = min(LARGEST, self.run.recipe.output.shard_size // PER_SHARD, self.run.recipe.anatomies)
+            measure = partial(measure_torch, self.run, self, share=self.share)
+            self.micro_batch, self.trials = find_micro_batch(measure, largest)
         else:
             self.micro_batch = micro_batch
-        if self._share > 0:
+        if self.share > 0:
             self.canary = self.draw_canary()
-
-    def find_micro_batch(self) -> None:
-        """Sets the micro-batch by micro_batch.py's rule. Raises EngineError."""
-        from xreal_synth.engine.micro_batch import find_micro_batch, measure_torch
-
-        output = self._run.recipe.output
-        largest = min(LARGEST, output.shard_size // PER_SHARD, self._run.recipe.anatomies)
-        found = find_micro_batch(lambda size: measure_torch(self._run, self, size, self._share), largest)
-        self.micro_batch, self.trials = found.micro_batch, found.trials
 
     def is_sound(self) -> bool:
         from xreal_synth.models.devices import is_sound
 
-        return is_sound(self._model.device)
+        return is_sound(self.model.device)
 
     def draw_canary(self) -> str:
         """sha256 of the images of the first group that can be placed, in a micro-batch of the run's own size."""
-        from xreal_synth.run.attempts import plan_group
-        from xreal_synth.run.group_job import group_job
-        from xreal_synth.sampling.jobs import in_batches
-
-        specs = (plan_group(self._run, index)[0] for index in range(min(_CANARIES, self._run.recipe.anatomies)))
-        spec = next((one for one in specs if one is not None), None)
-        if spec is None:
+        job = next(first_jobs(self.run, _CANARIES), None)
+        if job is None:
             return ""
         try:
-            made = list(in_batches(self.renderer(), [group_job(self._run, spec)], self.micro_batch))
+            made = list(in_batches(self.renderer(), [job], self.micro_batch))
         except NotFiniteError as error:
             return sha256(error.found.encode()).hexdigest()
         images = [image for batch in made for group in batch for _, image in sorted(group.images.items())]
@@ -204,16 +183,16 @@ class TorchBackend:
 
     def release(self) -> None:
         """Forgets what was recorded for another micro-batch, whose memory is free then."""
-        if (release := getattr(self._model, "release", None)) is not None:
+        if (release := getattr(self.model, "release", None)) is not None:
             release()
 
     def renderer(self, on_batch: OnBatch = lambda images: None) -> Renderer:
         from xreal_synth.sampling.groups import GroupSampler
 
-        sampler = GroupSampler(self._model, self._run.sampling, self.micro_batch, on_batch=on_batch)
-        if self._upscaler is None:
+        sampler = GroupSampler(self.model, self.run.sampling, self.micro_batch, on_batch=on_batch)
+        if self.upscaler is None:
             return sampler
-        return _Upscaled(self._run, self._upscaler, sampler, on_batch)
+        return _Upscaled(self.run, self.upscaler, sampler, on_batch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -346,8 +346,8 @@ class Driver:
             self._assign()
             self._hear_all(min(self.limits.tick_s, 0.2))
             self.account.advance(self.pool.in_flight(), self.pool.states, stopping=True)
-        for flight in self.pool.in_flight():
-            self.schedule.failed(flight.shard, "", "lost", "stopped before it was finished")
+        for shard, _ in self.pool.in_flight():
+            self.schedule.failed(shard, "", "lost", "stopped before it was finished")
 
     def _ended(self) -> RunSummary:
         stopped = self.stop.is_set()

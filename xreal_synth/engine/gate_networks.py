@@ -7,6 +7,7 @@ does not depend on the images beside it. Arithmetic is float32 throughout.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,59 +25,48 @@ BATCH: Final = {"cpu": 4, "cuda": 32}
 """Images that a network sees at once, by kind of device: it is fixed, for it may change a score's last digits."""
 
 
-class BundleSegmenter:
-    """The bundle's `segmenter/`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Segmenter:
+    """`organs` takes images [B, 1, H, W] in [0, 1] to organ codes uint8 [B, H, W]."""
 
-    def __init__(self, info: BundleInfo, device: torch.device | str) -> None:
-        self._network = load_network(info, "segmenter").eval().to(device)
-        self._device = device
-
-    def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
-        """Images uint8 [H, W] -> organ codes uint8 [H, W] of each."""
-        return [np.asarray(one) for one in _batched(images, self._label_map, self._device)]
-
-    def _label_map(self, images_B1HW: Tensor) -> Tensor:
-        label_map: Tensor = self._network(images_B1HW).argmax(dim=1).to(torch.uint8)
-        return label_map
-
-
-class PspnetSegmenter:
-    """TorchXRayVision's PSPNet; heart over lungs, aorta over heart. Raises BundleError for a file that is not it."""
-
-    def __init__(self, file: Path, device: torch.device | str) -> None:
-        self._network = Pspnet(file, device)
-        self._device = device
+    organs: Callable[[Tensor], Tensor]
+    device: torch.device | str
 
     def label_map(self, images: Sequence[GreyImage]) -> list[Mask]:
         """Images uint8 [H, W] -> organ codes uint8 [H, W] of each."""
-        return [np.asarray(one) for one in _batched(images, self._network.label_map, self._device)]
+        return _batched(images, self.organs, self.device)
 
 
-class BundleClassifier:
-    """The bundle's `classifier/`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Classifier:
+    """`network` takes images [B, 1, H, W] in [0, 1] to a logit for each of its findings."""
 
-    def __init__(self, info: BundleInfo, device: torch.device | str) -> None:
-        network: Any = load_network(info, "classifier").eval().to(device)
-        self._network = network
-        self._findings = tuple(network.config["findings"])
-        self._device = device
+    network: Any
+    device: torch.device | str
 
     def logits(self, images: Sequence[GreyImage]) -> list[Mapping[str, float]]:
         """Images uint8 [H, W] -> logits by finding of each."""
-        rows = _batched(images, self._network, self._device)
-        return [dict(zip(self._findings, map(float, row), strict=True)) for row in rows]
+        rows, findings = _batched(images, self.network, self.device), self.network.config["findings"]
+        return [dict(zip(findings, map(float, row), strict=True)) for row in rows]
 
 
 def open_networks(settings: QualitySettings, info: BundleInfo, device: torch.device | str = "cpu") -> GateNetworks:
-    """The networks that the recipe's checks need, and no others; raises BundleError."""
+    """The networks that the recipe's checks need, and no others: the bundle's `segmenter/` and `classifier/`, or the
+    PSPNet in a check's file. Raises BundleError."""
     needed = {CHECKS[check.name].needs: check for check in settings.checks}
     segmenter: Segmenter | None = None
     if (check := needed.get("segmenter")) is not None:
-        segmenter = BundleSegmenter(info, device) if check.file is None else PspnetSegmenter(Path(check.file), device)
+        organs = _bundle_organs(info, device) if check.file is None else Pspnet(Path(check.file), device).label_map
+        segmenter = _Segmenter(organs, device)
     classifier: Classifier | None = None
     if "classifier" in needed or settings.negative_below is not None:
-        classifier = BundleClassifier(info, device)
+        classifier = _Classifier(load_network(info, "classifier").eval().to(device), device)
     return GateNetworks(segmenter, classifier)
+
+
+def _bundle_organs(info: BundleInfo, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    network = load_network(info, "segmenter").eval().to(device)
+    return lambda images_B1HW: network(images_B1HW).argmax(dim=1).to(torch.uint8)
 
 
 @torch.inference_mode()

@@ -121,13 +121,11 @@ class Journal:
         self._try(self._sink.close)
 
     def _say(self, line: bytes) -> None:
-        if self._sink is None:
-            if len(self._held) < HELD:
-                self._held.append(line)
-            else:
-                self._unwritten += 1
-        elif self._bytes + len(line) > LIMIT_BYTES:
+        full = len(self._held) >= HELD if self._sink is None else self._bytes + len(line) > LIMIT_BYTES
+        if full:
             self._unwritten += 1
+        elif self._sink is None:
+            self._held.append(line)
         else:
             self._write(line)
 

@@ -1,4 +1,4 @@
-"""What a run and its actors measure of themselves, for Prometheus. No Ray here: ray_metrics.py exports it.
+"""What a run and its actors measure of themselves, for Prometheus. No Ray here: ray_session.py exports it.
 
 Ray's exporter adds `ray_` before the names, `_total` to counters, and tags for node, process and session. A metric of
 the run is told by the driver, from its events, and has the tag `dataset`; one of an actor is told by the actor's own
@@ -93,43 +93,33 @@ class Emit(Protocol):
 
 
 class RunMeters:
-    """Tells of events. `emit(dataset)` is called when Ray is up."""
+    """Tells of events, from when Ray is up."""
 
-    def __init__(self, dataset: str, emit: Callable[[str], Emit]) -> None:
-        self._dataset, self._open = dataset, emit
-        self._emit: Emit | None = None
+    def __init__(self, emit: Emit) -> None:
+        self._emit, self._begun = emit, False
         self._shards = self._done = self._in_flight = self._quarantined = 0
 
     def on_event(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._emit = self._open(self._dataset)
-            self._shards, self._done = event.shards_total, event.shards_done
-            for metric in RUN:
-                if metric.kind == "counter" and not metric.tags:
-                    self._emit(metric, NOTHING)
-        if self._emit is not None:
-            self._reported(self._emit, event)
-
-    def _reported(self, emit: Emit, event: Event) -> None:
+        emit = self._emit
+        self._begun = self._begun or isinstance(event, RunStarted)
+        if not self._begun:
+            return
         match event:
             case RunStarted():
-                self._progress(emit, event)
+                self._shards, self._done = event.shards_total, event.shards_done
+                for metric in RUN:
+                    if metric.kind == "counter" and not metric.tags:
+                        emit(metric, NOTHING)
+                self._progress(event)
             case Advanced():
                 emit(IMAGES_PER_S, event.images_per_s)
                 for state, count in event.states.items():
                     emit(ACTORS, count, state=state)
                 self._in_flight = event.in_flight
-                self._progress(emit, event)
+                self._progress(event)
             case ShardDone():
                 self._done = event.done
-                counts = event.images, event.groups, event.dropped, event.bytes
-                for metric, count in zip((IMAGES_GENERATED, ACCEPTED, DROPPED, BYTES), counts, strict=True):
-                    if count:
-                        emit(metric, count)
-                for check, count in event.refused.items():
-                    emit(REJECTED, count, check=check)
-                emit(SHARD_SECONDS, event.seconds)
-                self._emit_shards(emit)
+                self._emit_done(event)
             case ActorUp():
                 emit(BOOT_SECONDS, event.seconds)
             case ActorLost():
@@ -139,18 +129,28 @@ class RunMeters:
             case ShardQuarantined():
                 self._quarantined += 1
                 emit(QUARANTINED, 1)
-                self._emit_shards(emit)
+                self._emit_shards()
 
-    def _progress(self, emit: Emit, event: RunStarted | Advanced) -> None:
-        emit(IMAGES, event.images_done, state="done")
-        emit(IMAGES, event.images_total, state="expected")
-        self._emit_shards(emit)
+    def _progress(self, event: RunStarted | Advanced) -> None:
+        self._emit(IMAGES, event.images_done, state="done")
+        self._emit(IMAGES, event.images_total, state="expected")
+        self._emit_shards()
 
-    def _emit_shards(self, emit: Emit) -> None:
+    def _emit_done(self, event: ShardDone) -> None:
+        counts = event.images, event.groups, event.dropped, event.bytes
+        for metric, count in zip((IMAGES_GENERATED, ACCEPTED, DROPPED, BYTES), counts, strict=True):
+            if count:
+                self._emit(metric, count)
+        for check, count in event.refused.items():
+            self._emit(REJECTED, count, check=check)
+        self._emit(SHARD_SECONDS, event.seconds)
+        self._emit_shards()
+
+    def _emit_shards(self) -> None:
         waiting = max(self._shards - self._done - self._in_flight - self._quarantined, 0)
         counts = {"done": self._done, "in_flight": self._in_flight, "quarantined": self._quarantined}
         for state, count in {**counts, "waiting": waiting}.items():
-            emit(SHARDS, count, state=state)
+            self._emit(SHARDS, count, state=state)
 
 
 class ActorMeters:

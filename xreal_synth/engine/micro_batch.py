@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xreal_synth.errors import EngineError
+from xreal_synth.run.group_job import first_jobs
+from xreal_synth.sampling.jobs import in_batches
 
 if TYPE_CHECKING:
     from xreal_synth.engine.backend import TorchBackend
@@ -37,16 +39,9 @@ class Trial:
     memory: float
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatchChoice:
-    """The micro-batch to keep, and every size that was tried and fitted."""
-
-    micro_batch: int
-    trials: tuple[Trial, ...]
-
-
-def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARGEST) -> MicroBatchChoice:
-    """Applies the rule; `measure(n)` is None where n groups do not fit. Raises EngineError if one does not."""
+def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARGEST) -> tuple[int, tuple[Trial, ...]]:
+    """Applies the rule: the micro-batch to keep, and every size that was tried and fitted. `measure(n)` is None where n
+    groups do not fit. Raises EngineError if one does not."""
     trials: list[Trial] = []
     kept, size = 0, 1
     while size <= max(largest, 1):
@@ -68,7 +63,7 @@ def find_micro_batch(measure: Callable[[int], Trial | None], largest: int = LARG
             wanted="room for a micro-batch of 1",
             hint="give the actor more of a GPU (compute.gpus_per_actor), or take a larger one",
         )
-    return MicroBatchChoice(kept, tuple(trials))
+    return kept, tuple(trials)
 
 
 def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) -> Trial | None:
@@ -96,12 +91,7 @@ def measure_torch(run: Run, backend: TorchBackend, groups: int, share: float) ->
 def _timed(run: Run, backend: TorchBackend, groups: int, share: float) -> Trial:
     import torch
 
-    from xreal_synth.run.attempts import plan_group
-    from xreal_synth.run.group_job import group_job
-    from xreal_synth.sampling.jobs import in_batches
-
-    specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
-    jobs = [group_job(run, spec) for spec in specs if spec is not None]
+    jobs = list(first_jobs(run, groups))
     seconds, images, memory = float("inf"), 0, 0.0
     for _ in range(_PASSES):
         if share > 0:

@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from xreal_synth.engine.micro_batch import Trial
 from xreal_synth.engine.schedule import Cause
@@ -90,13 +90,6 @@ class Heard:
     outcome: Ready | ShardRecord | Failed
 
 
-class Flight(NamedTuple):
-    """A shard being rendered or published: its number, and the images made in it so far."""
-
-    shard: int
-    images: float
-
-
 class Pool(ABC, Generic[M]):
     """Actors by name."""
 
@@ -150,12 +143,10 @@ class Pool(ABC, Generic[M]):
     def in_state(self, state: State) -> list[M]:
         return list(self._by_state[state].values())
 
-    def in_flight(self) -> list[Flight]:
-        """The shards being rendered and published."""
-        working = [Flight(m.shard, m.images) for m in self.in_state("working") if m.shard is not None]
-        return working + [
-            Flight(shard, images) for m in self._publishing.values() for shard, images in m.publishing.items()
-        ]
+    def in_flight(self) -> list[tuple[int, float]]:
+        """The shards being rendered and published, each with the images made in it so far."""
+        working = [(m.shard, m.images) for m in self.in_state("working") if m.shard is not None]
+        return working + [each for m in self._publishing.values() for each in m.publishing.items()]
 
     def start(self, shape: ActorShape) -> M:
         """Asks for one more actor."""

@@ -268,18 +268,12 @@ Event = (
 OnEvent = Callable[[Event], None]
 
 
-class Events:
-    """A run's one stream of events: each listener hears every event, in the order in which they listen. What a
-    listener says while it hears one comes to all, itself too, at once."""
-
-    def __init__(self, *listeners: OnEvent) -> None:
-        self._listeners = list(listeners)
-
-    def listen(self, *listeners: OnEvent) -> None:
-        self._listeners += listeners
+class Events(list[OnEvent]):
+    """A run's one stream of events: each listener in it hears every event, in their order. What a listener says while
+    it hears one comes to all, itself too, at once."""
 
     def __call__(self, event: Event) -> None:
-        for listener in self._listeners:
+        for listener in self:
             listener(event)
 
 

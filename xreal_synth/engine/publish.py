@@ -1,39 +1,121 @@
-"""Putting a finished shard where it belongs: rejects, tar, table, then the record that makes it done.
+"""A shard's way from its delivered groups to where it belongs: rejects, tar, table, then the record that makes it done.
 
-What the gate refused comes first, so that a tar without a record can be told to be whole.
+Groups are encoded and written into the tar in a thread beside the model's. What the gate refused comes first, so that
+a tar without a record can be told to be whole.
 
 Publishing is idempotent: a second actor that made the same shard finds equal bytes and changes nothing.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.names import quarantine_key, record_key, rejects_key, table_key, tar_key
 from xreal_synth.dataset.record import build_record, parse_record, read_record, record_bytes, stamp
 from xreal_synth.dataset.table import build_rejects, build_table
-from xreal_synth.dataset.tar import TableRow
-from xreal_synth.engine.shard_encoder import RenderedShard
+from xreal_synth.dataset.tar import EncodedSample, TableRow, TarWriter, encode_sample
 from xreal_synth.errors import DatasetError
+from xreal_synth.run.attempts import Attempts
+from xreal_synth.run.stopwatch import WAIT, Stopwatch
 from xreal_synth.storage import Store, sha256_of, with_retries
 from xreal_synth.types import FileStamp, Rejected, ShardPlan, ShardRecord
 
 if TYPE_CHECKING:
+    from xreal_synth.engine.samples import GeneratedGroup
     from xreal_synth.run.setup import Run
+
+_MOST = 256
+"""Tasks that may wait for the encoder before rendering waits for it."""
+
+
+class ShardEncoder:
+    """Groups are encoded as they come and written in their order. Ends with `close` or `abandon`."""
+
+    def __init__(self, tar: Path, watch: Stopwatch) -> None:
+        self._writer, self._watch = TarWriter(tar), watch
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._unwritten: list[int] = []
+        self._encoded: dict[int, list[EncodedSample]] = {}
+        self._tasks: deque[Future[None]] = deque()
+
+    def take(self, made: GeneratedGroup) -> None:
+        """Waits where the encoder has fallen far behind. Raises what it raised."""
+        heappush(self._unwritten, made.spec.index)
+        self._tasks.append(self._encoder.submit(self._encode, made))
+        while self._tasks and (len(self._tasks) > _MOST or self._tasks[0].done()):
+            with self._watch.within(WAIT):
+                self._tasks.popleft().result()
+
+    def write(self, frontier: int | None) -> None:
+        """Has the groups before the frontier written; all without one."""
+        while self._unwritten and (frontier is None or self._unwritten[0] < frontier):
+            self._tasks.append(self._encoder.submit(self._add, heappop(self._unwritten)))
+
+    def close(self) -> list[TableRow]:
+        """Waits until everything is written and ends the tar; any thread may do so, while the model's goes on.
+
+        Returns the samples' rows of the table. Raises what the encoder raised; then the tar is no valid one.
+        """
+        with self._writer as writer, self._encoder:
+            self.write(None)
+            while self._tasks:
+                self._tasks.popleft().result()
+        return writer.rows
+
+    def abandon(self) -> None:
+        """Leaves the tar without its end."""
+        self._encoder.shutdown(cancel_futures=True)
+        self._writer.abandon()
+
+    def _encode(self, made: GeneratedGroup) -> None:
+        self._encoded[made.spec.index] = [encode_sample(sample) for sample in made.samples]
+
+    def _add(self, index: int) -> None:
+        for encoded in self._encoded.pop(index):
+            self._writer.add(encoded)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenShard:
+    """A shard whose tar, in a temporary folder, has not ended: groups of it may be undecided, or still on the encoder.
+    `timings` are its part of the micro-batches' seconds, by name."""
+
+    shard: ShardPlan
+    attempts: Attempts
+    encoder: ShardEncoder
+    folder: tempfile.TemporaryDirectory[str]
+    tar: Path
+    environment: dict[str, str]
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def settle(self, made: GeneratedGroup) -> None:
+        """Delivers a group, or refuses it."""
+        if (refused := made.refused) is not None:
+            self.attempts.refuse(made.spec, refused)
+        else:
+            self.attempts.accept(made.spec)
+            self.encoder.take(made)
 
 
 def publish_shard(
-    run: Run, rendered: RenderedShard, store: Store, *, actor: str, attempt: int, replacing: bool
+    run: Run, rendered: OpenShard, store: Store, *, actor: str, attempt: int, replacing: bool
 ) -> ShardRecord:
-    """Ends a rendered shard's tar, publishes it and removes its temporary folder, while another may be rendered.
+    """Ends the tar of a shard whose groups are all decided, publishes it and removes its temporary folder, while
+    another may be rendered.
 
     Raises StorageError, DatasetError, and what the encoder raised.
     """
+    rejected = sorted(rendered.attempts.rejected, key=lambda reject: (reject.group, reject.attempt))
     with rendered.folder:
         return publish_rows(
-            run, rendered.shard, rendered.encoder.close(), rendered.rejected, rendered.tar, store,
+            run, rendered.shard, rendered.encoder.close(), rejected, rendered.tar, store,
             environment=rendered.environment, timings=rendered.timings,
             actor=actor, attempt=attempt, replacing=replacing,
         )  # fmt: skip

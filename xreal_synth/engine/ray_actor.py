@@ -18,11 +18,10 @@ from xreal_synth.dataset.record import read_record
 from xreal_synth.engine.backend import Backend, BackendSpec
 from xreal_synth.engine.metrics import ActorMeters
 from xreal_synth.engine.pool import Failed, Ready, actor_id
-from xreal_synth.engine.publish import publish_shard
-from xreal_synth.engine.ray_metrics import Exported
+from xreal_synth.engine.publish import OpenShard, publish_shard
 from xreal_synth.engine.ray_probe import Probe, refuse_unshared, sees
+from xreal_synth.engine.ray_session import Exported
 from xreal_synth.engine.schedule import Cause
-from xreal_synth.engine.shard_encoder import RenderedShard
 from xreal_synth.engine.worker import Worker, environment
 from xreal_synth.errors import DatasetError, EngineError, NotFiniteError, StorageError, XrealError
 from xreal_synth.recipe.load import LoadedRecipe
@@ -191,7 +190,7 @@ class Generator:
         self._images += images
         self._meters.images(images)
 
-    def _deliver(self, rendered: RenderedShard) -> None:
+    def _deliver(self, rendered: OpenShard) -> None:
         """Publishes a shard that is through, once the one before is published."""
         order = self._orders[rendered.shard.shard]
         actor = actor_id(self._config.actor, socket.gethostname(), os.getpid())

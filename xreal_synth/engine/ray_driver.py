@@ -1,12 +1,25 @@
-"""A run on Ray: what is left to do is read from storage, and the driver's loop does it with Ray's actors."""
+"""A run on Ray: what is left to do is read from storage, and the driver's loop does it with Ray's actors.
+
+A driver that has lost its cluster's head ends by itself: in order, in bounded time, with exit code 75. Ray ends the
+process of a driver whose head has not answered for `RAY_gcs_rpc_server_reconnect_timeout_s` (60), at once and with exit
+code 1; a call to the head that is under way waits for as long. So the head is asked first whether it is there; what is
+in flight is finished in half of that time, for actors of other nodes work on without a head.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+import ray
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.engine.account import Account
@@ -15,17 +28,25 @@ from xreal_synth.engine.driver import Driver
 from xreal_synth.engine.journal import NoteKeeper, journal
 from xreal_synth.engine.ledger import Ledger, read_ledger
 from xreal_synth.engine.metrics import RunMeters
-from xreal_synth.engine.progress import Events, OnEvent, RunEnded, RunSummary, Warned
+from xreal_synth.engine.progress import STOPPED, Events, OnEvent, RunEnded, RunSummary, Warned
 from xreal_synth.engine.ray_actor import ActorConfig
-from xreal_synth.engine.ray_head import watched
-from xreal_synth.engine.ray_metrics import Exported
 from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
-from xreal_synth.engine.ray_session import resources, session, stop_signals
+from xreal_synth.engine.ray_session import Exported, resources, session, stop_signals
 from xreal_synth.engine.schedule import Limits
-from xreal_synth.run.resources import ActorShape, actor_shape, recorded_micro_batch
+from xreal_synth.run.resources import ActorShape, Resources, actor_shape, recorded_micro_batch
 from xreal_synth.run.setup import Run, check_before_start
 from xreal_synth.storage import Store, retrying
+
+PATIENCE_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+PATIENCE_S = 60.0
+"""Ray's own."""
+
+WARN, STOP, EXIT = 1 / 6, 1 / 2, 0.9
+"""Shares of Ray's patience after which the loss is told, the run stops, and the process ends whatever it waits for."""
+
+_LOOK_EVERY_S = 1.0
+_ANSWER_S = 2.0
 
 
 def generate(
@@ -51,10 +72,10 @@ def generate(
     given = run.recipe.compute
     limits = limits or Limits(boot_s=given.boot_timeout_s, hang_s=given.hang_timeout_s, drain_s=given.drain_s)
     store = retrying(store)
-    events = Events(on_event)
+    events = Events([on_event])
     with journal(run, store, events) as log:
         note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
-        events.listen(note.on_event, log.on_event, RunMeters(run.recipe.name, Exported).on_event)
+        events += [note.on_event, log.on_event, RunMeters(Exported(run.recipe.name)).on_event]
         head = check_before_start(run, store)
         store.sweep()
         ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
@@ -87,3 +108,92 @@ def _on_ray(
             pool = RayPool(shape, order, head.there)
             driver = Driver(account, ledger, pool, shape, head.resources, limits, stop, head=dataset, leave=leave)
             return driver.run()
+
+
+class Head:
+    """The head at `address` (host:port); an empty one always answers."""
+
+    def __init__(self, address: str, patience_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.address, self.patience_s, self._clock = address, patience_s, clock
+        self._seen_at = self._asked_at = clock()
+        self._there = True
+
+    @property
+    def there(self) -> bool:
+        """Whether it answers; asked again after a second."""
+        if self._clock() - self._asked_at > _LOOK_EVERY_S:
+            self._there, self._asked_at = self._answers(), self._clock()
+            self._seen_at = self._asked_at if self._there else self._seen_at
+        return self._there
+
+    @property
+    def silent_s(self) -> float:
+        """How long it has not answered; 0 while it is there."""
+        return 0.0 if self.there else self._clock() - self._seen_at
+
+    def reported(self) -> str:
+        """How long it has been away, in words."""
+        seconds = self._clock() - self._seen_at
+        return f"the head of the Ray cluster ({self.address}) has not answered for {seconds:.0f} s"
+
+    def _answers(self) -> bool:
+        if not self.address:
+            return True
+        host, _, port = self.address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+                return True
+        except OSError:
+            return False
+
+
+class HeadWatch:
+    """`resources()` of a cluster while its head answers, and the last ones known after that; a head that stays
+    away is told of, and stops the run. `there()` says whether it answers."""
+
+    def __init__(self, head: Head, ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent) -> None:
+        self._head, self._ask, self._stop, self._on_event = head, ask, stop, on_event
+        self._known: Resources | None = None
+        self._warned = False
+
+    def there(self) -> bool:
+        return self._head.there
+
+    def resources(self) -> Resources:
+        silent_s = self._head.silent_s
+        if not silent_s or self._known is None:
+            self._known, self._warned = self._ask(), False
+            return self._known
+        patience_s = self._head.patience_s
+        if silent_s > WARN * patience_s and not self._warned:
+            self._warned = True
+            self._on_event(Warned(f"{self._head.reported()}; the run stops if it stays away"))
+        if silent_s > STOP * patience_s and not self._stop.is_set():
+            self._on_event(Warned(f"{self._head.reported()}; what is in flight is finished, then this run ends"))
+            self._stop.set()
+        return self._known
+
+
+@contextmanager
+def watched(ask: Callable[[], Resources], stop: threading.Event, on_event: OnEvent) -> Iterator[HeadWatch]:
+    """While a run lasts; to be entered after Ray is connected. The process ends with 75 if the head has gone and the
+    run has not ended, or Ray not been left, before Ray would end the process."""
+    context: Any = ray.get_runtime_context()
+    patience_s = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE_S))
+    address, over = str(context.gcs_address), threading.Event()
+    head = Head(address, patience_s)
+    watching = (Head(address, patience_s), over)
+    threading.Thread(target=_last_resort, args=watching, name="head-watch", daemon=True).start()
+    try:
+        yield HeadWatch(head, ask, stop, on_event)
+    finally:
+        if head.there:  # else leaving Ray may take for ever
+            over.set()
+
+
+def _last_resort(head: Head, over: threading.Event) -> None:
+    while not over.wait(_LOOK_EVERY_S):
+        if head.silent_s > EXIT * head.patience_s:
+            next_step = "finished shards are kept. Start a head, then run the same command again to go on"
+            print(f"stopped: {head.reported()}; {next_step}", file=sys.stderr, flush=True)
+            os._exit(STOPPED)

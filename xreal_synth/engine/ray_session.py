@@ -1,4 +1,4 @@
-"""Starting or joining Ray, what it has, and how a run is asked to stop."""
+"""Starting or joining Ray, what it has, how a run is asked to stop, and where its metrics go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.util.metrics import Counter, Gauge, Histogram
 
+from xreal_synth.engine.metrics import SECONDS, Metric
 from xreal_synth.errors import EngineError
 from xreal_synth.recipe.schema import Compute
 from xreal_synth.run.resources import Resources, local_cpus
@@ -256,3 +258,33 @@ def stop_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Exported:
+    """Where a driver tells its metrics, or an actor by its name: this process's node's agent, which Prometheus asks.
+    Without an agent nothing happens. Ray must be up; its objects are made at a metric's first use."""
+
+    def __init__(self, dataset: str, actor: str = "") -> None:
+        self._tags = {"dataset": dataset, "actor": actor} if actor else {"dataset": dataset}
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+
+    def __call__(self, metric: Metric, value: float, **tags: str) -> None:
+        made = self._made.get(metric.name) or self._make(metric)
+        if isinstance(made, Counter):
+            made.inc(value, tags=tags)
+        elif isinstance(made, Gauge):
+            made.set(value, tags=tags)
+        else:
+            made.observe(value, tags=tags)
+
+    def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
+        about = metric.full_name, metric.help
+        keys = (*self._tags, *metric.tags)
+        made: Counter | Gauge | Histogram
+        if metric.kind == "histogram":
+            made = Histogram(*about, list(map(float, SECONDS)), keys)
+        else:
+            made = (Counter if metric.kind == "counter" else Gauge)(*about, keys)
+        made.set_default_tags(self._tags)
+        self._made[metric.name] = made
+        return made

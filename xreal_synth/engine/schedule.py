@@ -126,7 +126,6 @@ class ShardSchedule:
         self._finished = finished
         self._limits = limits
         self._failures: dict[int, Failures] = {}
-        self._failed_waiting = 0
         self._suspects: set[int] = set()
         self._killers = 0
         self.given_up: dict[int, str] = {}
@@ -140,7 +139,7 @@ class ShardSchedule:
     @property
     def all_failed(self) -> bool:
         """Whether shards wait, and all of them have failed before."""
-        return bool(self._queue) and self._failed_waiting == len(self._queue)
+        return bool(self._queue) and all(shard in self._failures for shard in self._queue)
 
     @property
     def waiting(self) -> tuple[int, ...]:
@@ -172,7 +171,6 @@ class ShardSchedule:
                 continue
             if actor not in failed_on and not self._waits(failures):
                 del self._queue[position]
-                self._failed_waiting -= failures is not None
                 self._taken.add(shard)
                 return shard
         return None
@@ -243,7 +241,6 @@ class ShardSchedule:
             self._queue.appendleft(shard)
         else:
             self._queue.append(shard)
-        self._failed_waiting += 1
         return True
 
     def _give_up(self, shard: int, reason: str) -> bool:

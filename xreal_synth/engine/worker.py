@@ -9,16 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.names import parse_key
 from xreal_synth.engine.backend import Backend, OnBatch
-from xreal_synth.engine.publish import publish_shard
+from xreal_synth.engine.publish import OpenShard, ShardEncoder
 from xreal_synth.engine.samples import GeneratedGroup
-from xreal_synth.engine.shard_encoder import RenderedShard, ShardEncoder
 from xreal_synth.errors import DatasetError
 from xreal_synth.run.attempts import Attempts, Due, plan_group
 from xreal_synth.run.fingerprint import fingerprint
@@ -26,8 +24,7 @@ from xreal_synth.run.group_job import group_job
 from xreal_synth.run.quality import judged_images
 from xreal_synth.run.stopwatch import GATE, MAKE, MODEL, OTHER, Stopwatch
 from xreal_synth.sampling.jobs import GroupImages, in_batches
-from xreal_synth.storage import Store
-from xreal_synth.types import Sample, SampleSpec, ShardPlan, ShardRecord
+from xreal_synth.types import Sample, SampleSpec, ShardPlan
 
 if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
@@ -88,25 +85,6 @@ def replay(run: Run, backend: Backend, key: str, attempt: int | None = None) -> 
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _OpenShard:
-    """A shard with groups that are not decided yet; `spent` is its part of the micro-batches' seconds, by name."""
-
-    plan: ShardPlan
-    attempts: Attempts
-    encoder: ShardEncoder
-    folder: tempfile.TemporaryDirectory[str]
-    tar: Path
-    spent: dict[str, float] = field(default_factory=dict)
-
-    def settle(self, made: GeneratedGroup) -> None:
-        if (refused := made.refused) is not None:
-            self.attempts.refuse(made.spec, refused)
-        else:
-            self.attempts.accept(made.spec)
-            self.encoder.take(made)
-
-
 class Worker:
     """Renders shards one after another: micro-batches of groups are taken, rendered, judged, and each group delivered
     or refused. A thread beside the model's plans what comes next, another judges what was rendered last.
@@ -117,14 +95,14 @@ class Worker:
     """
 
     def __init__(
-        self, run: Run, backend: Backend, deliver: Callable[[RenderedShard], None],
+        self, run: Run, backend: Backend, deliver: Callable[[OpenShard], None],
         on_batch: OnBatch = lambda images: None,
     ) -> None:  # fmt: skip
         self._run, self._backend, self._deliver, self._on_batch = run, backend, deliver, on_batch
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._judge = ThreadPoolExecutor(1, thread_name_prefix="gate")
         self._watch = Stopwatch()
-        self._open: dict[int, _OpenShard] = {}
+        self._open: dict[int, OpenShard] = {}
         self._last: int | None = None
         self._expected: tuple[int, Attempts] | None = None
         self._restart()
@@ -154,7 +132,8 @@ class Worker:
         attempts = expected[1] if expected is not None and expected[0] == plan.shard else self._attempts(plan)
         self._following = plan.shard + (1 if self._last is None else plan.shard - self._last)
         self._last = plan.shard
-        self._open[plan.shard] = _OpenShard(plan, attempts, ShardEncoder(tar, self._watch), folder, tar)
+        encoder = ShardEncoder(tar, self._watch)
+        self._open[plan.shard] = OpenShard(plan, attempts, encoder, folder, tar, environment(self._backend))
         return self._work(attempts, waiting)
 
     def finish(self) -> dict[str, float]:
@@ -211,7 +190,7 @@ class Worker:
                 _add(spent, seconds)
                 batch = batch or [made.spec.index for made in judged]
                 for group in batch:
-                    _add(self._shard_of(group).spent, seconds, 1 / len(batch))
+                    _add(self._shard_of(group).timings, seconds, 1 / len(batch))
                 self._settle(judged)
 
     def _verdicts(self) -> list[GeneratedGroup]:
@@ -242,53 +221,21 @@ class Worker:
         for made in judged:
             self._shard_of(made.spec.index).settle(made)
 
-    def _shard_of(self, group: int) -> _OpenShard:
-        return next(shard for shard in self._open.values() if shard.plan.start <= group < shard.plan.stop)
+    def _shard_of(self, group: int) -> OpenShard:
+        return next(shard for shard in self._open.values() if shard.shard.start <= group < shard.shard.stop)
 
     def _close_shards(self) -> None:
         """Has written what can be, and delivers the shards whose groups are all decided."""
         for shard in list(self._open.values()):
             shard.encoder.write(shard.attempts.frontier)
-            if not shard.attempts.decided:
-                continue
-            del self._open[shard.plan.shard]
-            rejected = sorted(shard.attempts.rejected, key=lambda reject: (reject.group, reject.attempt))
-            timings = shard.spent | {MAKE: sum(shard.spent.values())}
-            self._deliver(
-                RenderedShard(
-                    shard.plan, shard.folder, shard.tar, shard.encoder, rejected, environment(self._backend), timings
-                )
-            )
+            if shard.attempts.decided:
+                del self._open[shard.shard.shard]
+                shard.timings[MAKE] = sum(shard.timings.values())
+                self._deliver(shard)
 
 
 def _add(total: dict[str, float], seconds: Mapping[str, float], share: float = 1.0) -> None:
     total.update({name: total.get(name, 0.0) + share * value for name, value in seconds.items()})
-
-
-def run_shard(
-    run: Run,
-    backend: Backend,
-    shard: ShardPlan,
-    store: Store,
-    *,
-    attempt: int = 0,
-    actor: str = "local",
-    heartbeat: OnBatch = lambda images: None,
-    replacing: bool = False,
-) -> ShardRecord:
-    """Makes a shard and publishes tar, table and record; returns the record.
-
-    `attempt` counts tries at the shard. With `replacing` the shard's earlier files give way. Raises
-    StorageError, DatasetError and whatever the models raise; then nothing but whole files is left behind.
-    """
-    records: list[ShardRecord] = []
-
-    def published(rendered: RenderedShard) -> None:
-        records.append(publish_shard(run, rendered, store, actor=actor, attempt=attempt, replacing=replacing))
-
-    with Worker(run, backend, published, heartbeat) as worker:
-        worker.make(shard)
-    return records[0]
 
 
 def environment(backend: Backend) -> dict[str, str]:

@@ -17,14 +17,13 @@ from xreal_synth.engine.job_package import output_place
 from xreal_synth.engine.log import LineLog
 from xreal_synth.engine.progress import NOT_STARTED
 from xreal_synth.errors import XrealError
-from xreal_synth.escaping import for_terminal
-from xreal_synth.from_recipe import make_dataset, open_recipe
+from xreal_synth.from_recipe import make_dataset, open_recipe, print_line
 from xreal_synth.recipe.load import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] | None = None) -> int:
     """Runs the job; returns the exit code."""
-    given, say = parser().parse_args(arguments), say or _say
+    given, say = parser().parse_args(arguments), say or print_line
     address = given.address or os.environ.get("RAY_ADDRESS") or None
     try:
         recipe = load_recipe(given.recipe, overrides=given.set).recipe
@@ -67,10 +66,6 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--address", help="a Ray cluster's address, instead of RAY_ADDRESS")
     return parser
-
-
-def _say(line: str) -> None:
-    print(for_terminal(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from xreal_synth.run.setup import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Groups that can be made, in order, and the refused attempts on the way there."""
-
-    specs: tuple[SampleSpec, ...]
-    rejected: tuple[Rejected, ...]
-
-
 def next_attempt(max_attempts: int, attempt: int | None, *, placed: bool = True) -> int | None:
     """The attempt after this one, the first after None; None after the last.
 
@@ -57,21 +49,6 @@ def plan_group(run: Run, index: int, after: int | None = None) -> tuple[SampleSp
     return None, rejected
 
 
-def plan_shard(run: Run, shard: ShardPlan, chunk: int) -> Iterator[Planned]:
-    """The shard's groups, `chunk` specs at a time. Pure: equal for equal (recipe, bundle) on any machine."""
-    specs: list[SampleSpec] = []
-    rejected: list[Rejected] = []
-    for index in range(shard.start, shard.stop):
-        spec, refused = plan_group(run, index)
-        rejected += refused
-        if spec is not None:
-            specs.append(spec)
-        if len(specs) == chunk:
-            yield Planned(tuple(specs), tuple(rejected))
-            specs, rejected = [], []
-    yield Planned(tuple(specs), tuple(rejected))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Due:
     """An attempt at a group that is to be made now."""
@@ -80,8 +57,8 @@ class Due:
     job: GroupJob
 
 
-_Portion = tuple[list[Due], tuple[Rejected, ...]]
-_Redrawn = tuple[Due | None, list[Rejected]]
+_Portion = tuple[list[Due], list[Rejected]]
+_Drawn = tuple[Due | None, list[Rejected]]
 
 
 class Attempts:
@@ -99,11 +76,11 @@ class Attempts:
         assert 1 <= size <= ahead
         self.rejected: list[Rejected] = []
         self._run, self._ahead, self._planner, self._job_of, self._watch = run, ahead, planner, job_of, watch
-        self._again: deque[tuple[Rejected, Future[_Redrawn]]] = deque()
+        self._again: deque[tuple[Rejected, Future[_Drawn]]] = deque()
         self._new: deque[Due] = deque()
         self._undecided: dict[int, None] = {}
-        self._plans = plan_shard(run, shard, size)
-        self._following: Future[_Portion | None] | None = planner.submit(self._plan_portion)
+        self._portions = self._planned(shard, size)
+        self._following: Future[_Portion | None] | None = planner.submit(next, self._portions, None)
 
     def next(self) -> Due | None:
         """The attempt to make now; None where none can be begun before others are decided, or all are."""
@@ -143,7 +120,7 @@ class Attempts:
 
     def refuse(self, spec: SampleSpec, refused: Rejected) -> None:
         """This attempt is not delivered: the group comes again, or is dropped when its turn has come."""
-        self._again.append((refused, self._planner.submit(self._redraw, spec)))
+        self._again.append((refused, self._planner.submit(self._draw, spec.index, spec.attempt)))
 
     def _fresh(self) -> Due | None:
         while not self._new and self._following is not None:
@@ -153,18 +130,26 @@ class Attempts:
             if planned is not None:
                 self._new.extend(planned[0])
                 self.rejected += planned[1]
-                self._following = self._planner.submit(self._plan_portion)
+                self._following = self._planner.submit(next, self._portions, None)
         if not self._new:
             return None
         first = next(iter(self._undecided), self._new[0].spec.index)
         return self._new.popleft() if self._new[0].spec.index < first + self._ahead else None
 
-    def _plan_portion(self) -> _Portion | None:
-        planned = next(self._plans, None)
-        if planned is None:
-            return None
-        return [Due(spec, self._job_of(spec)) for spec in planned.specs], planned.rejected
+    def _planned(self, shard: ShardPlan, size: int) -> Iterator[_Portion]:
+        """The shard's groups in order, `size` at a time, and the attempts without a place on the way there."""
+        dues: list[Due] = []
+        rejected: list[Rejected] = []
+        for index in range(shard.start, shard.stop):
+            due, unplaced = self._draw(index)
+            rejected += unplaced
+            if due is not None:
+                dues.append(due)
+            if len(dues) == size:
+                yield dues, rejected
+                dues, rejected = [], []
+        yield dues, rejected
 
-    def _redraw(self, spec: SampleSpec) -> _Redrawn:
-        again, unplaced = plan_group(self._run, spec.index, spec.attempt)
-        return None if again is None else Due(again, self._job_of(again)), unplaced
+    def _draw(self, index: int, after: int | None = None) -> _Drawn:
+        spec, unplaced = plan_group(self._run, index, after)
+        return None if spec is None else Due(spec, self._job_of(spec)), unplaced

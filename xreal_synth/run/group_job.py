@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from xreal_synth.anatomy.regions import FEATHER_SHARE, feather, shown_area
 from xreal_synth.findings import REGIONS
 from xreal_synth.masks import boxes_region
 from xreal_synth.models.describe import prompt_for, prompt_of
+from xreal_synth.run.attempts import plan_group
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import MemberSpec, PlacedFinding, Role, SampleSpec
 
@@ -35,6 +37,12 @@ def group_job(run: Run, spec: SampleSpec) -> GroupJob:
         image=spec.image,
         large=spec.large,
     )
+
+
+def first_jobs(run: Run, groups: int) -> Iterator[GroupJob]:
+    """The jobs of those of the first groups that can be placed."""
+    specs = (plan_group(run, index)[0] for index in range(min(groups, run.recipe.anatomies)))
+    return (group_job(run, spec) for spec in specs if spec is not None)
 
 
 def _edits(run: Run, member: MemberSpec, spec: SampleSpec) -> tuple[Edit, ...]:

@@ -48,9 +48,8 @@ def reopen(
     sampling = document.get("sampling")
     if isinstance(sampling, dict):
         document["sampling"] = written_sampling(sampling)
-    output = document.get("output")
-    document["output"] = {**(output if isinstance(output, dict) else {}), "uri": store.uri}
     document |= {
+        "output": _mapping(document.get("output")) | {"uri": store.uri},
         "name": head.name,
         "anatomies": anatomies,
         "findings": findings_rows(head.settings),
