@@ -14,9 +14,8 @@ import pytest
 
 from xreal_synth.dataset.names import PROGRESS, record_key
 from xreal_synth.dataset.record import record_bytes
-from xreal_synth.dataset.runlog import RunNote, read_note, write_note
 from xreal_synth.dataset.seal import sealed
-from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.status import RunNote, StatusReader, read_note, write_note
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import NoteKeeper
 from xreal_synth.engine.ledger import Totals

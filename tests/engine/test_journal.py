@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.runlog import last_lines, run_logs
+from xreal_synth.dataset.status import last_lines, run_logs
 from xreal_synth.engine import journal as journal_module
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import PART_BYTES, Journal, journal

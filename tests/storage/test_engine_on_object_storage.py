@@ -16,8 +16,7 @@ from object_store import BUCKET, KEY_ID, SECRET
 
 from tests.doubles.fake_backend import FakeImages
 from xreal_synth.dataset.finish import finish
-from xreal_synth.dataset.runlog import last_lines, run_logs
-from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.status import StatusReader, last_lines, run_logs
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.ledger import read_ledger

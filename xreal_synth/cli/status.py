@@ -16,8 +16,7 @@ from xreal_synth.cli.options import JsonOption, console, facts_table, note, prin
 from xreal_synth.cli.verify import DatasetArgument
 
 if TYPE_CHECKING:
-    from xreal_synth.dataset.runlog import Line
-    from xreal_synth.dataset.status import DatasetStatus, State
+    from xreal_synth.dataset.status import DatasetStatus, Line, State
     from xreal_synth.storage import Store
 
 SHOWN_FAILURES = 10
@@ -103,7 +102,7 @@ def status_fields(found: DatasetStatus) -> dict[str, object]:
 
 def _last_events(store: Store, count: int) -> list[Line] | None:
     """The last events of the last run that left a log, the oldest first; None where none were asked for."""
-    from xreal_synth.dataset.runlog import last_lines, run_logs
+    from xreal_synth.dataset.status import last_lines, run_logs
 
     if not count:
         return None

@@ -125,7 +125,7 @@ def _followed(cluster: Cluster, job: str, out: TextIO) -> JobEnd:
 def _complete(place: str) -> bool:
     """Whether a job that was stopped, of whose end Ray says no more, has finished its dataset, as far as it can be
     seen from here."""
-    from xreal_synth.dataset.runlog import read_note
+    from xreal_synth.dataset.status import read_note
     from xreal_synth.storage import open_store
 
     try:

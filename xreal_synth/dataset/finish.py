@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
-from xreal_synth.dataset.record import parse_record, stamp
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary, parse_record, stamp
 from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema, with_splits
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import open_parquet
 from xreal_synth.storage import Store
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import FileStamp, ShardRecord, Split
 
 SplitOf = Callable[[int], Split]

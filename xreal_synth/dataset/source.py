@@ -16,10 +16,9 @@ from typing import Any
 
 from xreal_synth.dataset.check import record_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
+from xreal_synth.dataset.index import SplitOf, splits_of
 from xreal_synth.dataset.names import EXCLUDED, FOLDERS, numbers_up_to, parse_key, record_key, shards_in, stem_of
-from xreal_synth.dataset.record import read_record, stamp
-from xreal_synth.dataset.splits import SplitOf, splits_of
-from xreal_synth.dataset.summary import Tally
+from xreal_synth.dataset.record import Tally, read_record, stamp
 from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.dataset.tar import TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.check import MOST_PER_FILE, file_problems, record_problems, shard_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
@@ -36,6 +35,7 @@ from xreal_synth.dataset.table import read_table, sample_schema
 from xreal_synth.errors import DatasetError, StorageError, XrealError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.storage import Store, local_copy
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
 
 

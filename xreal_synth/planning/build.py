@@ -19,12 +19,11 @@ from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError, XrealError
 from xreal_synth.findings import HEART_FINDING
 from xreal_synth.images.folder import ImageFolder
-from xreal_synth.planning.apart import place_apart
 from xreal_synth.planning.chest import Chest, Ground
-from xreal_synth.planning.image_order import ImageOrder
 from xreal_synth.planning.own_boxes import edited, source_of
+from xreal_synth.planning.placement import place_apart
 from xreal_synth.planning.prior import Prior
-from xreal_synth.planning.proportions import Sequences
+from xreal_synth.planning.proportions import ImageOrder, Sequences
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.png import encode_png
 from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault, placed
 from xreal_synth.prepare.choose import Choice, left_out
@@ -22,6 +21,7 @@ from xreal_synth.prepare.images import ReadImage, Shape, add_masks, check_mask, 
 from xreal_synth.prepare.journal import Done, PrepareJournal
 from xreal_synth.prepare.segmenters import Masker
 from xreal_synth.storage import LocalStore, Store, sha256_bytes
+from xreal_synth.store import in_order
 
 BATCH: Final = 8
 MOST_REFUSED: Final = 24

@@ -1,17 +1,22 @@
-"""The recipe's `sampling` keys."""
+"""The recipe's `sampling` keys, and what they leave out filled in from the bundle."""
 
 from __future__ import annotations
 
-from typing import Final, Self
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Final, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.kinds import RecipePart, problem, shown
 from xreal_synth.types import (
     Control,
     Guidance,
     Paste,
+    SamplingDefaults,
     SamplingMode,
+    SamplingSettings,
     Share,
     SoftVariance,
     Solver,
@@ -24,6 +29,18 @@ NOT_IN_PAPER: Final = (
     "soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "detail", "solver", "guidance_floor", "branch"
 )  # fmt: skip
 XREALS_OWN: Final = ("hold", "soft", "soft_variance", "detail")
+PAPER: Final = {
+    **dict.fromkeys(NOT_IN_PAPER), "steps": 100, "hold": 0.5, "branch": 0.0, "guidance": 1.0, "soft": 0.0, "eta": 1.0
+}  # fmt: skip
+"""What mode `paper` has, whatever the bundle's are; steps and hold may be another."""
+REFERENCE: Final = {
+    **dict.fromkeys(("eta_free", "spacing", "soft_variance", "detail", "solver", "guidance_floor")), "eta": 1.0
+}  # fmt: skip
+"""What mode `reference` has in place of the bundle's, unless the recipe says otherwise."""
+UPSCALE_STEPS: Final = 100
+"""Of the upscaler, as Cheff's released code takes them."""
+
+_T = TypeVar("_T")
 
 
 class Sampling(RecipePart):
@@ -133,3 +150,48 @@ def steps_words(steps: int) -> dict[str, str]:
         "wanted": f"a step count that divides 1000: {', '.join(map(str, divisors))}",
         "hint": f"set steps to {' or '.join(map(str, nearest))}, or use mode: branch",
     }
+
+
+def resolve_sampling(
+    sampling: Sampling, defaults: SamplingDefaults, *, source: str = "recipe", edits: bool = False
+) -> SamplingSettings:
+    """Settings with no gaps.
+
+    `edits` says that images are made from others: a twin or a sham is delivered, or real images are edited. Mode
+    `joint` cannot do that, so that a bundle whose default it is takes `branch` then.
+    In mode `reference`, unless the recipe says otherwise, `eta` is 1 throughout and steps are evenly spaced.
+    Mode `paper` takes nothing from the bundle: T = 100 and s = 50 unless the recipe says otherwise (section
+    IV.B), the rest is Algorithm 1's.
+    `hold`, `soft` and `soft_variance` stay None unless `control` is xreal.
+    Raises RecipeError where mode `reference` gets a step count that does not divide 1000, whether it
+    stands in the recipe or comes from the bundle.
+    """
+    mode = _or(sampling.mode, "branch" if edits and defaults.mode == "joint" else defaults.mode)
+    own = PAPER if mode == "paper" else REFERENCE if mode == "reference" else {}
+    left = {**asdict(defaults), **own, "mode": mode}
+    if sampling.control != "xreal":
+        left |= dict.fromkeys(XREALS_OWN)
+    settings = SamplingSettings(
+        **{name: _or(getattr(sampling, name), value) for name, value in left.items()},
+        control=sampling.control,
+        resample=sampling.resample,
+        paste=sampling.paste,
+    )
+    if settings.mode == "reference" and 1000 % settings.steps:
+        raise RecipeError(source, [Problem("sampling.steps", **steps_words(settings.steps))])
+    return settings
+
+
+def with_upscaler(settings: SamplingSettings, sampling: Sampling) -> SamplingSettings:
+    """The settings of images that are upscaled: as many steps as the recipe says, else UPSCALE_STEPS."""
+    return replace(settings, upscale_steps=_or(sampling.upscale_steps, UPSCALE_STEPS))
+
+
+def written_sampling(resolved: Mapping[str, object]) -> dict[str, object]:
+    """Resolved settings as a recipe may write them: mode `paper` names none of what it fixes itself."""
+    fixed = NOT_IN_PAPER if resolved.get("mode") == "paper" else ()
+    return {key: value for key, value in resolved.items() if key not in fixed}
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.quality.catalogue import SCORES
 from xreal_synth.recipe.digest import ON_DISK
 from xreal_synth.recipe.edits import EditRule
