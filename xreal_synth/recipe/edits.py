@@ -34,27 +34,18 @@ class ImagesFolder(RecipePart):
     """The user's own images: `manifest.csv` (image, mask, labels, negative, patient_id, split), or just PNGs and
     JPEGs with organ masks of the same names in `masks/`."""
 
-    path: Place = Field(description="Folder with the images.")
-    boxes: str | None = Field(
-        default=None,
-        min_length=1,
-        description="CSV or COCO file, in the folder, of the findings that the images came with.",
-    )
-    places: str | None = Field(
-        default=None,
-        min_length=1,
-        description="CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`).",
-    )
-    splits: Texts | None = Field(
-        default=None, description="Only images of these splits of manifest.csv; else all but those of minors."
-    )
-    order: Literal["shuffled", "listed"] = Field(
-        default="shuffled",
-        description="`shuffled`: a new permutation each time round; `listed`: by name, again and again.",
-    )
-    content: Sha256 | None = Field(
-        default=None, description="The images' digest, as dataset.json has it: other images are refused."
-    )
+    path: Place
+    """Folder with the images."""
+    boxes: str | None = Field(default=None, min_length=1)
+    """CSV or COCO file, in the folder, of the findings that the images came with."""
+    places: str | None = Field(default=None, min_length=1)
+    """CSV or COCO file, in the folder, of boxes to paint findings into (`edit: {add: ..}`)."""
+    splits: Texts | None = None
+    """Only images of these splits of manifest.csv; else all but those of minors."""
+    order: Literal["shuffled", "listed"] = "shuffled"
+    """`shuffled`: a new permutation each time round; `listed`: by name, again and again."""
+    content: Sha256 | None = None
+    """The images' digest, as dataset.json has it: other images are refused."""
 
 
 class ImagesSource(RecipePart):
@@ -66,33 +57,32 @@ class ImagesSource(RecipePart):
 class Move(RecipePart):
     """Paints findings over with the healthy prompt, and paints them at another place in the same size."""
 
-    findings: Names = Field(description="Which of the image's existing findings are moved.")
-    side: Literal["any", "left", "right"] = Field(
-        default="any", description="The patient's side to move to: `left` is the right half of the picture."
-    )
-    zone: Zone = Field(default="any", description="Third of the lung's height to move to.")
+    findings: Names
+    """Which of the image's existing findings are moved."""
+    side: Literal["any", "left", "right"] = "any"
+    """The patient's side to move to: `left` is the right half of the picture."""
+    zone: Zone = "any"
+    """Third of the lung's height to move to."""
 
 
 class Resize(RecipePart):
     """Paints findings over with the healthy prompt, and paints them anew about the same centre."""
 
-    findings: Names = Field(description="Which of the image's existing findings change their size.")
-    scale: Scale = Field(
-        description="Range of factors for the box's width and height, 0.25 to 4; one is drawn for each box."
-    )
+    findings: Names
+    """Which of the image's existing findings change their size."""
+    scale: Scale
+    """Range of factors for the box's width and height, 0.25 to 4; one is drawn for each box."""
 
 
 class EditRule(RecipePart):
     """What is done with the findings of a real image, before the row's labels are added."""
 
-    remove: AllOrNames | None = Field(
-        default=None, description="Findings painted over with the healthy prompt: `all`, or their names."
-    )
+    remove: AllOrNames | None = None
+    """Findings painted over with the healthy prompt: `all`, or their names."""
     move: Move | None = None
     resize: Resize | None = None
-    add: AllOrNames | None = Field(
-        default=None, description="Findings painted into the image's `places`: `all`, or their names."
-    )
+    add: AllOrNames | None = None
+    """Findings painted into the image's `places`: `all`, or their names."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

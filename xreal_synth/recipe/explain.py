@@ -185,7 +185,9 @@ def _is_whole(kind: Any) -> bool:
 def _meaning(path: KeyPath) -> str:
     info = _field(path)
     docs = [one.__doc__ for at, one in _models(Recipe) if at == _generic(path)]
-    return (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
+    if info is None:
+        return ""
+    return " ".join((info.description or "").split()) or (docs[0] if docs else "") or ""
 
 
 def _how_to_add(path: KeyPath) -> str:

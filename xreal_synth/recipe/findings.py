@@ -15,23 +15,18 @@ from xreal_synth.types import Side, Zone
 class FindingLabel(RecipePart):
     """One finding and where it may lie: by side, zone and size from the prior, or in a fixed box."""
 
-    name: FindingName = Field(description="TorchXRayVision's name of the finding, or an alias of it.")
-    side: Side = Field(default="any", description="The patient's side: `left` is the right half of the picture.")
-    zone: Zone = Field(default="any", description="Third of the lung's height that has at least half of the area.")
-    size: SizeRange | None = Field(
-        default=None,
-        description="Area over that lung's area, [lowest, highest]: of the box, or of the shape that it follows.",
-    )
-    box: Box | None = Field(
-        default=None, description="Fixed box [x0, y0, x1, y1], shares of the picture; excludes side, zone and size."
-    )
-    prompt: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=2000,
-        description="Text to paint it by in place of the bundle's own; encoded once, before the run, if the "
-        "bundle has not got it.",
-    )
+    name: FindingName
+    """TorchXRayVision's name of the finding, or an alias of it."""
+    side: Side = "any"
+    """The patient's side: `left` is the right half of the picture."""
+    zone: Zone = "any"
+    """Third of the lung's height that has at least half of the area."""
+    size: SizeRange | None = None
+    """Area over that lung's area, [lowest, highest]: of the box, or of the shape that it follows."""
+    box: Box | None = None
+    """Fixed box [x0, y0, x1, y1], shares of the picture; excludes side, zone and size."""
+    prompt: str | None = Field(default=None, min_length=1, max_length=2000)
+    """Text to paint it by in place of the bundle's own; encoded once, before the run, if the bundle has not got it."""
 
     @model_validator(mode="after")
     def _places_agree(self) -> Self:
@@ -62,9 +57,8 @@ class FindingLabel(RecipePart):
 class Variant(RecipePart):
     """What one image of a group shows."""
 
-    labels: tuple[FindingLabel, ...] = Field(
-        strict=False, min_length=1, max_length=16, description="Findings on this image, as in a row's `labels`."
-    )
+    labels: tuple[FindingLabel, ...] = Field(strict=False, min_length=1, max_length=16)
+    """Findings on this image, as in a row's `labels`."""
 
 
 class FindingRow(RecipePart):
@@ -72,29 +66,18 @@ class FindingRow(RecipePart):
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["labels"]}, {"required": ["variants"]}]})
 
-    weight: float = Field(gt=0, le=1e300, description="Share of the groups, relative to the other rows' weights.")
-    labels: tuple[FindingLabel, ...] = Field(
-        default=(),
-        strict=False,
-        max_length=16,
-        description="Findings on one image, painted one after another in this order; empty for no finding.",
-    )
-    variants: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1, max_length=100)] | None = Field(
-        default=None,
-        description="In place of `labels`: what each image of a group shows, v0, v1.. in this order, all on "
-        "one anatomy.",
-    )
-    edit: EditRule | None = Field(
-        default=None, description="What is done first with the findings of a real image; needs source images."
-    )
-    images: Literal["any", "healthy"] | None = Field(
-        default=None, description="Which real images the row takes: `any`, or `healthy`, those labelled No Finding."
-    )
-    joint: Literal[True] | None = Field(
-        default=None,
-        description="Paint each finding of the row by the bundle's prompt for all of them together, joined in "
-        "the bundle's order.",
-    )
+    weight: float = Field(gt=0, le=1e300)
+    """Share of the groups, relative to the other rows' weights."""
+    labels: tuple[FindingLabel, ...] = Field(default=(), strict=False, max_length=16)
+    """Findings on one image, painted one after another in this order; empty for no finding."""
+    variants: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1, max_length=100)] | None = None
+    """In place of `labels`: what each image of a group shows, v0, v1.. in this order, all on one anatomy."""
+    edit: EditRule | None = None
+    """What is done first with the findings of a real image; needs source images."""
+    images: Literal["any", "healthy"] | None = None
+    """Which real images the row takes: `any`, or `healthy`, those labelled No Finding."""
+    joint: Literal[True] | None = None
+    """Paint each finding of the row by the bundle's prompt for all of them together, joined in the bundle's order."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -55,14 +55,11 @@ else:
 class Quality(RecipePart):
     """The gate between sampling and delivery."""
 
-    profile: QualityProfile = Field(
-        default="standard",
-        description="Which checks run, with which limits: `none`, `standard` or `strict`. A check that the bundle "
-        "has no network for is off, and the plan says so.",
-    )
-    max_attempts: int = Field(
-        default=3, ge=1, le=20, description="Tries with new noise, then as many with new anatomy and boxes."
-    )
+    profile: QualityProfile = "standard"
+    """Which checks run, with which limits: `none`, `standard` or `strict`. A check that the bundle has no network for
+    is off, and the plan says so."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Tries with new noise, then as many with new anatomy and boxes."""
     checks: Checks = Field(default_factory=Checks)
 
 

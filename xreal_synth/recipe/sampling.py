@@ -46,66 +46,48 @@ _T = TypeVar("_T")
 class Sampling(RecipePart):
     """How images are sampled; what is left out comes from the bundle."""
 
-    mode: SamplingMode | None = Field(
-        default=None,
-        description="`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; "
-        "`paper`: Algorithm 1 as printed; `joint`: one trajectory an image, with its findings from the first step, "
-        "without a healthy twin. Left out: the bundle's, `joint` for bundles that know regions where neither twin nor "
-        "sham is delivered.",
-    )
-    control: Control = Field(
-        default="xreal",
-        description="What makes an image follow its organ mask: `xreal` holds its first steps to the rough image, "
-        "`controlnet` is the baseline (the bundle needs one), `none` leaves the mask out.",
-    )
-    steps: Steps | None = Field(
-        default=None, description="Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told."
-    )
-    hold: Share | None = Field(
-        default=None, description="Share of the steps that are held to the anatomy; `paper`: 0.5."
-    )
-    branch: Share | None = Field(
-        default=None,
-        description="Share of the twin's steps that an edit keeps; in `joint`, of the steps "
-        "after which a finding's region is no longer held to the anatomy.",
-    )
-    guidance: Guidance | None = Field(default=None, description="Classifier-free guidance; 1 is none.")
-    soft: Share | None = Field(default=None, description="Weight of the anatomy outside the organs while held.")
-    eta: Share | None = Field(default=None, description="DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1.")
-    eta_free: Share | None = Field(
-        default=None, description="The same in the steps after the hold; left out: as `eta`."
-    )
-    spacing: Spacing | None = Field(
-        default=None,
-        description="Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail.",
-    )
-    soft_variance: SoftVariance | None = Field(
-        default=None, description="Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed."
-    )
-    detail: Share | None = Field(
-        default=None,
-        description="Strength of the random texture that the rough image lacks beside real ones, where the bundle has "
-        "measured it; `reference`: none.",
-    )
-    solver: Solver | None = Field(
-        default=None,
-        description="How a step without fresh noise is taken: `ddim`, or `multistep` (DPM-Solver++ 2M), which needs "
-        "fewer; `reference`: ddim.",
-    )
-    guidance_floor: Timestep | None = Field(
-        default=None,
-        description="Timestep (0 to 999) below which there is no guidance: what a finding looks like is decided above, "
-        "and the steps below cost half; `reference`: guidance throughout.",
-    )
-    resample: int = Field(default=1, ge=1, le=20, description="RePaint's U: times each step of an edit is taken.")
-    upscale_steps: int | None = Field(
-        default=None, ge=1, le=1000, description="Steps of the upscaler (`output.upscale`); left out: 100."
-    )
-    paste: Paste = Field(
-        default="kept",
-        description="How an edit is joined to its twin: `feather` fades it in, `kept` also keeps the texture as "
-        "strong as it is on both sides.",
-    )
+    mode: SamplingMode | None = None
+    """`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; `paper`: Algorithm 1 as
+    printed; `joint`: one trajectory an image, with its findings from the first step, without a healthy twin. Left out:
+    the bundle's, `joint` for bundles that know regions where neither twin nor sham is delivered."""
+    control: Control = "xreal"
+    """What makes an image follow its organ mask: `xreal` holds its first steps to the rough image, `controlnet` is the
+    baseline (the bundle needs one), `none` leaves the mask out."""
+    steps: Steps | None = None
+    """Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told."""
+    hold: Share | None = None
+    """Share of the steps that are held to the anatomy; `paper`: 0.5."""
+    branch: Share | None = None
+    """Share of the twin's steps that an edit keeps; in `joint`, of the steps after which a finding's region is no
+    longer held to the anatomy."""
+    guidance: Guidance | None = None
+    """Classifier-free guidance; 1 is none."""
+    soft: Share | None = None
+    """Weight of the anatomy outside the organs while held."""
+    eta: Share | None = None
+    """DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."""
+    eta_free: Share | None = None
+    """The same in the steps after the hold; left out: as `eta`."""
+    spacing: Spacing | None = None
+    """Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail."""
+    soft_variance: SoftVariance | None = None
+    """Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed."""
+    detail: Share | None = None
+    """Strength of the random texture that the rough image lacks beside real ones, where the bundle has measured it;
+    `reference`: none."""
+    solver: Solver | None = None
+    """How a step without fresh noise is taken: `ddim`, or `multistep` (DPM-Solver++ 2M), which needs fewer;
+    `reference`: ddim."""
+    guidance_floor: Timestep | None = None
+    """Timestep (0 to 999) below which there is no guidance: what a finding looks like is decided above, and the steps
+    below cost half; `reference`: guidance throughout."""
+    resample: int = Field(default=1, ge=1, le=20)
+    """RePaint's U: times each step of an edit is taken."""
+    upscale_steps: int | None = Field(default=None, ge=1, le=1000)
+    """Steps of the upscaler (`output.upscale`); left out: 100."""
+    paste: Paste = "kept"
+    """How an edit is joined to its twin: `feather` fades it in, `kept` also keeps the texture as strong as it is on
+    both sides."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
