@@ -100,11 +100,7 @@ def meta_columns(meta: SampleMeta) -> dict[str, object]:
 
 def label_columns(meta: SampleMeta) -> dict[str, int | None]:
     """`chexpert14.Pneumonia` -> 1, 0 or None."""
-    return {
-        f"{set_name}.{name}": meta.labels[set_name][name]
-        for set_name, names in vocab.LABEL_SETS.items()
-        for name in names
-    }
+    return {f"{kind}.{name}": meta.labels[kind][name] for kind, names in vocab.LABEL_SETS.items() for name in names}
 
 
 def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:

@@ -250,13 +250,15 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
     segments = list(segments_of(image.sample, follows_masks=reported.follows_masks))
     if not segments:
         return None
+    hashes = [hashlib.sha256(image.member(suffix)).digest() for suffix in (ANATOMY, PATHOLOGY)]
+    masks = hashlib.sha256(b"".join(hashes)).hexdigest()
     one = Segmentation(
         source_images=[capture], segmentation_type=SegmentationTypeValues.BINARY, omit_empty_frames=False,
         pixel_array=np.stack([segment.mask for segment in segments], axis=-1)[None].astype(np.uint8),
         segment_descriptions=[_description(number, one, reported) for number, one in enumerate(segments, start=1)],
         series_instance_uid=uid(meta.digest, "segmentations", str(meta.group)),
         series_number=2**30 + capture.SeriesNumber % 2**30, series_description=capture.SeriesDescription,
-        sop_instance_uid=uid(meta.digest, "segmentation", meta.key, image.sha256, _masks_digest(image)),
+        sop_instance_uid=uid(meta.digest, "segmentation", meta.key, image.sha256, masks),
         instance_number=capture.InstanceNumber, manufacturer=capture.Manufacturer,
         manufacturer_model_name=capture.SecondaryCaptureDeviceManufacturerModelName,
         software_versions=capture.SecondaryCaptureDeviceSoftwareVersions,
@@ -266,12 +268,6 @@ def segmentation(image: TarSample, capture: Any, reported: Provenance) -> Any | 
     one.SyntheticData, one.PatientOrientation = capture.SyntheticData, capture.PatientOrientation
     _take_out_the_present(one, uid(meta.digest, "dimensions"))
     return one
-
-
-def _masks_digest(image: TarSample) -> str:
-    """The sha256 of the masks that the segments are made of."""
-    masks = (image.member(suffix) for suffix in (ANATOMY, PATHOLOGY))
-    return hashlib.sha256(b"".join(hashlib.sha256(mask).digest() for mask in masks)).hexdigest()
 
 
 def _description(number: int, segment: Segment, reported: Provenance) -> Any:

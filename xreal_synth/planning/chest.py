@@ -82,12 +82,6 @@ class Site:
         return _in_thirds(boxes, self.box)[:, ZONES.index(zone)] >= HALF
 
 
-def site_of(anatomy: Mask, lung: Lung, factor: int) -> Site:
-    """That lung of a validated mask. The mask is uint8 [H, W]."""
-    code = CODE_OF[lung]
-    return Site(lung, organ_box(anatomy, code), int((anatomy == code).sum()), anatomy.shape[0], factor)
-
-
 def overlap(boxes: Ints, organ: npt.NDArray[np.bool_]) -> Floats:
     """Share of each box's area [N] in the organ bool [H, W], from its summed-area table."""
     table = np.zeros((organ.shape[0] + 1, organ.shape[1] + 1), dtype=np.int32)
@@ -163,7 +157,8 @@ class Ground:
 
     def site(self, lung: Lung) -> Site:
         """One of the chest's lungs."""
-        return site_of(self.anatomy, lung, self.factor)
+        code = CODE_OF[lung]
+        return Site(lung, organ_box(self.anatomy, code), int((self.anatomy == code).sum()), self.size, self.factor)
 
     def snapped(self, box: NormBox) -> PixelBox:
         """Shares of the image -> pixels, grown outward to the latent grid."""

@@ -19,9 +19,10 @@ from typing import Final, Literal
 
 import numpy as np
 
+from xreal_synth.anatomy.label_map import NAMES
 from xreal_synth.anatomy.regions import region_mask, snap_outward
 from xreal_synth.errors import PlacementError
-from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
+from xreal_synth.findings import FINDINGS, LUNGS, REGIONS
 from xreal_synth.masks import bounding_box
 from xreal_synth.planning.chest import (
     CODE_OF,
@@ -159,11 +160,12 @@ def _place_fixed(label: FindingLabel, box: PixelBox, ground: Ground) -> PlacedFi
     if not ground.chest.masked:
         return PlacedFinding(label.name, "any", "any", "box", (box,))
     organs = FINDINGS[label.name].organs
+    named = "lungs" if organs == LUNGS else " and ".join(NAMES[code] for code in organs)
     covered = float(np.isin(ground.anatomy[box[1] : box[3], box[0] : box[2]], organs).mean())
     if covered < ground.min_overlap:
         raise PlacementError(
             found=f"{label.name}: the fixed box {list(label.box or ())} has {_percent(covered)} of its area in the "
-            f"{_organ_names(organs)} of this anatomy",
+            f"{named} of this anatomy",
             wanted=f"at least {ground.min_overlap:.0%} (placement.min_overlap)",
             hint="move the box over the organ, or lower placement.min_overlap",
         )
@@ -237,9 +239,3 @@ def _no_box(label: FindingLabel, site: Site, min_overlap: float, asked: int, bes
 def _percent(share: float) -> str:
     """Rounded down, so that what falls short of a limit does not read as the limit."""
     return f"{math.floor(share * 1000) / 10:g}%"
-
-
-def _organ_names(organ_codes: tuple[int, ...]) -> str:
-    if organ_codes == LUNGS:
-        return "lungs"
-    return " and ".join(name.replace("_", " ") for name, code in ORGANS.items() if code in organ_codes)

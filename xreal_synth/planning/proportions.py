@@ -16,7 +16,7 @@ n_r groups that follow one another and begin at a multiple of n_r.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -231,40 +231,25 @@ def _usable(row: FindingRow, image: RealImage) -> bool:
     return not wanted and (edit.add is None or any(edit.adds(place.name) for place in image.places))
 
 
-def _problems(i: int, row: FindingRow, images: list[RealImage]) -> list[Problem]:
-    if not images:
-        return [_none_usable(i, row)]
-    bare = sum(not image.row.mask for image in images)
-    keys = _drawing(row)
-    if not bare or not keys:
-        return []
-    return [
-        Problem(
-            f"findings[{i}].{key}",
-            f"{bare} of {len(images)} images have no organ mask",
-            "one for each image: places are drawn in its lungs",
-            "make masks with xreal-synth prepare, give a fixed box, or take these images out",
-        )
-        for key in keys
-    ]
-
-
-def _none_usable(i: int, row: FindingRow) -> Problem:
-    if row.edit is None:
-        return Problem(
+def _problems(i: int, row: FindingRow, images: list[RealImage]) -> Iterator[Problem]:
+    """What keeps a row from being made of its images: there are none, or what is drawn needs organ masks."""
+    if not images and row.edit is None:
+        yield Problem(
             f"findings[{i}].images", "no image is labelled No Finding and has no box", "one at least",
             "take images: any, or add a labels column to manifest.csv",
         )  # fmt: skip
-    healthy = " that is labelled No Finding" if row.images == "healthy" else ""
-    return Problem(
-        f"findings[{i}].edit", f"no image{healthy} has a box of such a finding", "one at least",
-        "give anatomy.source.images.boxes (or places), or name other findings",
-    )  # fmt: skip
-
-
-def _drawing(row: FindingRow) -> list[str]:
-    """The row's keys that need an organ mask: all but fixed boxes."""
-    keys = [
-        f"{path}[{number}]" for path, labels in row.kinds for number, label in enumerate(labels) if label.box is None
-    ]
-    return [*keys, "edit.move"] if row.edit is not None and row.edit.draws else keys
+    elif not images:
+        healthy = " that is labelled No Finding" if row.images == "healthy" else ""
+        yield Problem(
+            f"findings[{i}].edit", f"no image{healthy} has a box of such a finding", "one at least",
+            "give anatomy.source.images.boxes (or places), or name other findings",
+        )  # fmt: skip
+    bare = sum(not image.row.mask for image in images)
+    drawn = [f"{path}[{n}]" for path, labels in row.kinds for n, label in enumerate(labels) if label.box is None]
+    moved = ["edit.move"] if row.edit is not None and row.edit.draws else []
+    for key in (*drawn, *moved) if bare else ():
+        yield Problem(
+            f"findings[{i}].{key}", f"{bare} of {len(images)} images have no organ mask",
+            "one for each image: places are drawn in its lungs",
+            "make masks with xreal-synth prepare, give a fixed box, or take these images out",
+        )  # fmt: skip

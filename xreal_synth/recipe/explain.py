@@ -104,7 +104,9 @@ def _words(error: ErrorDetails, path: KeyPath) -> tuple[str, str, str]:
     if kind in _NUMBERS:
         limits = _limits(_field(path)) or {key: ctx[key] for key in ("ge", "gt", "le", "lt") if key in ctx}
         whole = _NUMBERS[kind] or ("a whole number" if _is_whole(_field(path)) else "a number")
-        hint = _weight_hint(path) or percent(value, limits.get("le")) or _kind_hint(kind, value, path)
+        hint = percent(value, limits.get("le")) or _kind_hint(kind, value, path)
+        if _generic(path) == ("findings", "[]", "weight"):
+            hint = "remove the row if it should not be drawn"
         return shown(value), number_words(whole, **limits), hint
     if kind == "string_pattern_mismatch":
         wanted = "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
@@ -155,10 +157,6 @@ def _kind_hint(kind: str, value: object, path: KeyPath) -> str:
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace("_", "").isdecimal():
         return f"write {int(value.replace('_', ''))}, without quotes or underscores"
     return ""
-
-
-def _weight_hint(path: KeyPath) -> str:
-    return "remove the row if it should not be drawn" if _generic(path) == ("findings", "[]", "weight") else ""
 
 
 def _field(path: KeyPath) -> FieldInfo | None:
