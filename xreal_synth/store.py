@@ -73,11 +73,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> list[str]:
         """Sorted keys below the folder `prefix`, one level, without temporary files."""
 
-    def times(self, prefix: str) -> dict[str, float]:
-        """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Keys as in `list` with their files' bytes: on object storage a request for each thousand of them."""
+    def stats(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Keys as in `list` with their files' bytes and the time each was last written, seconds since 1970 by the
+        store's clock: on object storage a request for each thousand of them."""
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes abandoned temporary files older than this; returns how many."""

@@ -129,9 +129,10 @@ def test_an_unchanged_record_is_read_once(begun, monkeypatch):
 def test_a_remote_store_tells_times(tmp_path):
     store: Store = RemoteStore(f"memory://{tmp_path}/times")
     store.put_if_absent("records/a-000000.json", b"x")
-    (written,) = store.times("records").values()
+    ((size, written),) = store.stats("records").values()
+    assert size == 1
     assert 1_700_000_000 < written < 4_000_000_000
-    assert store.times("nowhere") == {}
+    assert store.stats("nowhere") == {}
 
 
 class Clock:

@@ -163,7 +163,7 @@ def mask_folder(place: str, suffix: str = ".png") -> Path:
     parent, _, name = place.rstrip("/").rpartition("/") if is_tar(Path(place)) else (place, "", "")
     try:
         store = open_store(parent)
-        times = _wanted(store.times(""), name, suffix)
+        times = _wanted({key: at for key, (_, at) in store.stats("").items()}, name, suffix)
         if not times:
             raise AnatomyError(
                 where=place, found=f"no tar and no file that ends in {suffix} there",

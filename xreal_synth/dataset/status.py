@@ -213,7 +213,8 @@ class StatusReader:
 
     def _read_records(self, head: DatasetHead) -> dict[int, str]:
         """Brings `_seen` up to date; the records that cannot be read, with the reason."""
-        times = {key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None}
+        listed = self._store.stats(RECORDS).items()
+        times = {key: at for key, (_, at) in listed if _shard_of(key, head) is not None}
         self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
         fresh = [key for key in times if key not in self._seen]
         damaged: dict[int, str] = {}

@@ -93,7 +93,8 @@ def read_ledger(
         raise _surplus(run, store, f"shard {recorded[-1]}")
     size: Callable[[str], int | None] = store.size
     if store.local_path is None:  # where a request takes long, all of them are listed
-        size = {**store.sizes(SHARDS), **store.sizes(TABLES)}.get
+        listed = store.stats(SHARDS) | store.stats(TABLES)
+        size = {key: size for key, (size, _) in listed.items()}.get
     found = in_order(lambda shard: _read(run, store, shard, size), recorded, readers(store))
     for shard, (record, problem) in zip(recorded, found, strict=True):
         if record is not None and shard not in again:

@@ -17,7 +17,7 @@ from xreal_synth.images.manifest import ImageBox
 from xreal_synth.planning.chest import CODE_OF, OTHER, ZONES, Floats, Ground, Ints, Site, area, overlap, side_and_zone
 from xreal_synth.planning.placement import TRIES, common
 from xreal_synth.planning.prior import Lung, Prior
-from xreal_synth.recipe.edits import EditRule, Move
+from xreal_synth.recipe.findings import EditRule, Move
 from xreal_synth.types import ExistingFinding, PixelBox, PlacedFinding, SourceImage
 
 MOST_SHARED: Final = 0.25

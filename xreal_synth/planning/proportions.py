@@ -27,8 +27,7 @@ import numpy as np
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.findings import NO_FINDING
 from xreal_synth.images.folder import ImageFolder, RealImage
-from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.findings import FindingRow
+from xreal_synth.recipe.findings import FindingRow, ImagesSource
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.findings import ImagesSource
 from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.quality import digested_quality
 from xreal_synth.recipe.schema import Compute, MasksSource, Recipe

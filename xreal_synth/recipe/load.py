@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.opening import UnreadableError, read_file
-from xreal_synth.recipe.edits import ImagesSource
 from xreal_synth.recipe.explain import problems_of
+from xreal_synth.recipe.findings import ImagesSource
 from xreal_synth.recipe.kinds import near, shown
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.recipe.yaml_text import MAX_BYTES, Document, KeyPath, parse, path_text

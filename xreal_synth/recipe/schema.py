@@ -10,8 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from xreal_synth.recipe.edits import ImagesSource
-from xreal_synth.recipe.findings import FindingRow
+from xreal_synth.recipe.findings import FindingRow, ImagesSource
 from xreal_synth.recipe.kinds import (
     MAX_ACTORS,
     BundlePlace,
