@@ -12,14 +12,7 @@ import numpy.typing as npt
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import rejects_key, table_key, tar_key
-from xreal_synth.dataset.table import (
-    label_columns,
-    label_counts,
-    meta_columns,
-    read_rejected,
-    read_table,
-    sample_schema,
-)
+from xreal_synth.dataset.table import label_columns, label_counts, meta_columns, read_rejected, read_table
 from xreal_synth.dataset.tar import TableRow, TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.masks import boxes_region
@@ -77,7 +70,7 @@ def shard_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: b
 def _table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     """The shard's table (None if unreadable) and what in it contradicts the record."""
     try:
-        table = read_table(data, record.table.path, sample_schema())
+        table = read_table(data, record.table.path)
     except DatasetError as error:
         return None, [error.found]
     if table.num_rows != record.samples:

@@ -68,7 +68,7 @@ def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int)
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
         raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
-    samples = _table(store, record.table, sample_schema())
+    samples = _table(store, record.table)
     if split_of is not None:
         groups = samples.column("group").to_pylist()
         present = {group: split_of(group) for group in dict.fromkeys(groups)}
@@ -76,7 +76,7 @@ def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int)
     return record, samples, record.rejects and _table(store, record.rejects, rejected_schema())
 
 
-def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
+def _table(store: Store, entry: FileStamp, schema: Any = None) -> Any:
     data = store.read_bytes(entry.path)
     if stamp(entry.path, data) != entry:
         raise DatasetError(

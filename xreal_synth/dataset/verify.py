@@ -31,7 +31,7 @@ from xreal_synth.dataset.names import (
     tar_key,
 )
 from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.table import read_table
 from xreal_synth.errors import DatasetError, StorageError, XrealError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.storage import Store, local_copy
@@ -219,7 +219,7 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
 
 def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:
     key = table_key(stem_of(head.name, shard))
-    table = read_table(store.read_bytes(key), key, sample_schema())
+    table = read_table(store.read_bytes(key), key)
     columns = [name for name in table.column_names if name != "split"]
     if not set(columns) <= set(rows.column_names):
         return False
