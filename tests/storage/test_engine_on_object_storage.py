@@ -140,7 +140,7 @@ def test_no_secret_is_reported_or_kept(object_store, tmp_path, ray_folder, image
     objects = [store.read_bytes(key) for folder in folders for key in store.list(folder)]
     assert len(objects) >= 9
     (log,) = run_logs(store)
-    assert [key.rsplit(".", 2)[1:] for key in log.keys] == [["0000", "jsonl"]]
+    assert [key.rsplit(".", 2)[1:] for key in log] == [["0000", "jsonl"]]
     (last,) = last_lines(store, log, 1)
     assert (last["event"], last["exit_code"], last["unwritten"]) == ("run_ended", 0, 0)
     files = [path for folder in (ray_folder, tmp_path / "cache") for path in folder.rglob("*")]

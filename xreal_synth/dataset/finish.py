@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
@@ -120,13 +123,9 @@ class Merger:
         self._writer.close()
 
     def _open(self) -> Any:
-        import pyarrow.parquet as pq
-
         return pq.ParquetWriter(self._out, self._schema, **PARQUET_SETTINGS)
 
     def _joined(self) -> Any:
-        import pyarrow as pa
-
         return pa.concat_tables(self._waiting).combine_chunks()
 
     def _flush(self) -> None:
@@ -137,8 +136,6 @@ class Merger:
             self._on_rows(table)
 
     def _aligned(self, table: Any, where: str) -> Any:
-        import pyarrow as pa
-
         if table.schema.equals(self._schema):
             return table
         for field in self._schema:

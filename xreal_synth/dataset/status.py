@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,14 +42,6 @@ FRESH_S = 60.0
 _EXITS: dict[int, State] = {0: "complete", 3: "partial", 75: "stopped"}
 
 
-@dataclass(frozen=True, slots=True)
-class RunLog:
-    """A run's log: its files in their order."""
-
-    run: str
-    keys: tuple[str, ...]
-
-
 def log_key(run: str, part: int | None = None) -> str:
     """`logs/RUN.jsonl`, or the name of one of its parts."""
     name = f"{run}.jsonl" if part is None else f"{run}.{part:04d}.jsonl"
@@ -57,23 +49,23 @@ def log_key(run: str, part: int | None = None) -> str:
     return f"{LOGS}/{name}"
 
 
-def run_logs(store: Store) -> list[RunLog]:
-    """The logs of a dataset, the oldest first; files of other names are passed over."""
+def run_logs(store: Store) -> list[list[str]]:
+    """The logs of a dataset, the oldest first, each its files in their order; those of other names are passed over."""
     found: dict[str, list[tuple[int, str]]] = {}
     for key in store.list(LOGS):
         match = _NAME.fullmatch(key.removeprefix(f"{LOGS}/"))
         if match is not None:
             found.setdefault(match[1], []).append((int(match[2] or 0), key))
-    return [RunLog(run, tuple(key for _, key in sorted(parts))) for run, parts in sorted(found.items())]
+    return [[key for _, key in sorted(parts)] for _, parts in sorted(found.items())]
 
 
-def last_lines(store: Store, log: RunLog, count: int) -> list[Line]:
+def last_lines(store: Store, log: Sequence[str], count: int) -> list[Line]:
     """The last `count` events of a log, the oldest first; lines that are not whole are passed over.
 
     Reads from the end. Raises StorageError.
     """
     found: list[Line] = []
-    for key in reversed(log.keys):
+    for key in reversed(log):
         for line in _backwards(store, key):
             if len(found) == count:
                 return found[::-1]
