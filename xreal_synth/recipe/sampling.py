@@ -8,22 +8,9 @@ from typing import Final, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from xreal_synth import types
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.kinds import RecipePart, problem, shown
-from xreal_synth.types import (
-    Control,
-    Guidance,
-    Paste,
-    SamplingDefaults,
-    SamplingMode,
-    SamplingSettings,
-    Share,
-    SoftVariance,
-    Solver,
-    Spacing,
-    Steps,
-    Timestep,
-)
 
 NOT_IN_PAPER: Final = (
     "soft", "guidance", "eta", "eta_free", "spacing", "soft_variance", "detail", "solver", "guidance_floor", "branch"
@@ -46,46 +33,46 @@ _T = TypeVar("_T")
 class Sampling(RecipePart):
     """How images are sampled; what is left out comes from the bundle."""
 
-    mode: SamplingMode | None = None
+    mode: types.SamplingMode | None = None
     """`branch`: the edit starts from the twin's state; `reference`: as in the authors' code; `paper`: Algorithm 1 as
     printed; `joint`: one trajectory an image, with its findings from the first step, without a healthy twin. Left out:
     the bundle's, `joint` for bundles that know regions where neither twin nor sham is delivered."""
-    control: Control = "xreal"
+    control: types.Control = "xreal"
     """What makes an image follow its organ mask: `xreal` holds its first steps to the rough image, `controlnet` is the
     baseline (the bundle needs one), `none` leaves the mask out."""
-    steps: Steps | None = None
+    steps: types.Steps | None = None
     """Denoising steps; `reference` wants a divisor of 1000, `paper` takes 100 unless told."""
-    hold: Share | None = None
+    hold: types.Share | None = None
     """Share of the steps that are held to the anatomy; `paper`: 0.5."""
-    branch: Share | None = None
+    branch: types.Share | None = None
     """Share of the twin's steps that an edit keeps; in `joint`, of the steps after which a finding's region is no
     longer held to the anatomy."""
-    guidance: Guidance | None = None
+    guidance: types.Guidance | None = None
     """Classifier-free guidance; 1 is none."""
-    soft: Share | None = None
+    soft: types.Share | None = None
     """Weight of the anatomy outside the organs while held."""
-    eta: Share | None = None
+    eta: types.Share | None = None
     """DDIM's noise: 1 fresh in every step, 0 none; `reference`: 1."""
-    eta_free: Share | None = None
+    eta_free: types.Share | None = None
     """The same in the steps after the hold; left out: as `eta`."""
-    spacing: Spacing | None = None
+    spacing: types.Spacing | None = None
     """Power by which the steps crowd towards the end: 1 evenly spaced, more for finer detail."""
-    soft_variance: SoftVariance | None = None
+    soft_variance: types.SoftVariance | None = None
     """Whether a soft blend keeps the noise that the timestep promises; `reference`: mixed."""
-    detail: Share | None = None
+    detail: types.Share | None = None
     """Strength of the random texture that the rough image lacks beside real ones, where the bundle has measured it;
     `reference`: none."""
-    solver: Solver | None = None
+    solver: types.Solver | None = None
     """How a step without fresh noise is taken: `ddim`, or `multistep` (DPM-Solver++ 2M), which needs fewer;
     `reference`: ddim."""
-    guidance_floor: Timestep | None = None
+    guidance_floor: types.Timestep | None = None
     """Timestep (0 to 999) below which there is no guidance: what a finding looks like is decided above, and the steps
     below cost half; `reference`: guidance throughout."""
     resample: int = Field(default=1, ge=1, le=20)
     """RePaint's U: times each step of an edit is taken."""
     upscale_steps: int | None = Field(default=None, ge=1, le=1000)
     """Steps of the upscaler (`output.upscale`); left out: 100."""
-    paste: Paste = "kept"
+    paste: types.Paste = "kept"
     """How an edit is joined to its twin: `feather` fades it in, `kept` also keeps the texture as strong as it is on
     both sides."""
 
@@ -135,8 +122,8 @@ def steps_words(steps: int) -> dict[str, str]:
 
 
 def resolve_sampling(
-    sampling: Sampling, defaults: SamplingDefaults, *, source: str = "recipe", edits: bool = False
-) -> SamplingSettings:
+    sampling: Sampling, defaults: types.SamplingDefaults, *, source: str = "recipe", edits: bool = False
+) -> types.SamplingSettings:
     """Settings with no gaps.
 
     `edits` says that images are made from others: a twin or a sham is delivered, or real images are edited. Mode
@@ -153,7 +140,7 @@ def resolve_sampling(
     left = {**asdict(defaults), **own, "mode": mode}
     if sampling.control != "xreal":
         left |= dict.fromkeys(XREALS_OWN)
-    settings = SamplingSettings(
+    settings = types.SamplingSettings(
         **{name: _or(getattr(sampling, name), value) for name, value in left.items()},
         control=sampling.control,
         resample=sampling.resample,
@@ -164,7 +151,7 @@ def resolve_sampling(
     return settings
 
 
-def with_upscaler(settings: SamplingSettings, sampling: Sampling) -> SamplingSettings:
+def with_upscaler(settings: types.SamplingSettings, sampling: Sampling) -> types.SamplingSettings:
     """The settings of images that are upscaled: as many steps as the recipe says, else UPSCALE_STEPS."""
     return replace(settings, upscale_steps=_or(sampling.upscale_steps, UPSCALE_STEPS))
 

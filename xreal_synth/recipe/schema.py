@@ -10,25 +10,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from xreal_synth.recipe import kinds
 from xreal_synth.recipe.findings import FindingRow, ImagesSource
-from xreal_synth.recipe.kinds import (
-    MAX_ACTORS,
-    BundlePlace,
-    Cpus,
-    Gpus,
-    HeartScale,
-    LungsScale,
-    MicroBatch,
-    Place,
-    PngSuffix,
-    RecipePart,
-    Sha256,
-    ShardSamples,
-    Texts,
-    actor_count,
-    near,
-    problem,
-)
+from xreal_synth.recipe.kinds import RecipePart, problem
 from xreal_synth.recipe.quality import Quality
 from xreal_synth.recipe.sampling import Sampling
 
@@ -39,13 +23,13 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
 class MaskFolder(RecipePart):
     """Organ masks as PNGs, 8-bit, pixel = organ code (1 left lung, 2 right lung, 3 heart, 4 aorta)."""
 
-    path: Place
+    path: kinds.Place
     """Folder or URI with the mask PNGs, a .tar, .tar.gz or .tgz of them, or a folder of such tars."""
-    suffix: PngSuffix | None = None
+    suffix: kinds.PngSuffix | None = None
     """Only files whose names end so, `.anatomy.png` for the shards of a dataset; left out, `.png`."""
-    exclude: Texts | None = None
+    exclude: kinds.Texts | None = None
     """Names of masks to leave out, as errors tell them."""
-    content: Sha256 | None = None
+    content: kinds.Sha256 | None = None
     """The masks' digest, as dataset.json has it: other masks are refused."""
 
 
@@ -72,9 +56,9 @@ class Augment(RecipePart):
     """Change of size, share."""
     elastic: float = Field(default=0.02, ge=0, le=0.1)
     """Elastic warp, share of the image's side."""
-    heart_scale: HeartScale = (0.9, 1.25)
+    heart_scale: kinds.HeartScale = (0.9, 1.25)
     """Range of factors for the heart's width and height about its centre, 0.5 to 2."""
-    lungs_scale: LungsScale | None = None
+    lungs_scale: kinds.LungsScale | None = None
     """Range of factors for the lungs' width and height about their centre, 0.7 to 1.3; the heart keeps its size. Left
     out: as they are drawn."""
 
@@ -98,16 +82,16 @@ class Anatomy(RecipePart):
     @field_validator("source", mode="before")
     @classmethod
     def _known_source(cls, value: object) -> object:
-        kinds = ["masks", "images"]
+        known = ["masks", "images"]
         wanted = "bank, masks: {path: FOLDER}, or images: {path: FOLDER}"
         if isinstance(value, dict):
-            if len(value) == 1 and set(value) <= set(kinds):
+            if len(value) == 1 and set(value) <= set(known):
                 return value
-            odd = [str(key) for key in value if key not in kinds]
-            raise problem(value, wanted=wanted, hint=near(odd[0], kinds) if odd else "give one of them")
+            odd = [str(key) for key in value if key not in known]
+            raise problem(value, wanted=wanted, hint=kinds.near(odd[0], known) if odd else "give one of them")
         if value != "bank" and not isinstance(value, MasksSource | ImagesSource):
             hint = (
-                near(value, ["bank"]) or f"for a folder of organ masks write: masks: {{path: {value}}}"
+                kinds.near(value, ["bank"]) or f"for a folder of organ masks write: masks: {{path: {value}}}"
                 if isinstance(value, str)
                 else ""
             )
@@ -177,9 +161,9 @@ class Split(RecipePart):
 class Output(RecipePart):
     """Where the dataset goes."""
 
-    uri: Place
+    uri: kinds.Place
     """Folder of the dataset; relative to the current folder."""
-    shard_samples: ShardSamples = "auto"
+    shard_samples: kinds.ShardSamples = "auto"
     """Groups per shard, 1 to 10000; auto: 64."""
     upscale: int | None = Field(default=None, ge=2, le=8192)
     """Side of the images in pixels, made by the bundle's upscaler as a last step; left out, the bundle's own size."""
@@ -193,9 +177,9 @@ class Output(RecipePart):
 class ActorRange(RecipePart):
     """An elastic run's actors: they join as nodes do, and leave with them."""
 
-    min: int = Field(default=1, ge=1, le=MAX_ACTORS)
+    min: int = Field(default=1, ge=1, le=kinds.MAX_ACTORS)
     """The first shard is begun when this many are up."""
-    max: int = Field(ge=1, le=MAX_ACTORS)
+    max: int = Field(ge=1, le=kinds.MAX_ACTORS)
     """This many are asked for at all times; those that fit nowhere wait for a node, which an autoscaler takes as
     demand."""
 
@@ -213,16 +197,16 @@ class Compute(RecipePart):
     """What an actor gets and how long it is waited for; of these, micro_batch and precision change bytes."""
 
     actors: Annotated[
-        Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_ACTORS)], Tag("count")]
+        Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=kinds.MAX_ACTORS)], Tag("count")]
         | Annotated[ActorRange, Tag("range")],
         Discriminator(lambda value: "range" if isinstance(value, dict | ActorRange) else "count"),
     ] = "auto"
     """How many actors; auto: as many as fit on the nodes there are; {min: 2, max: 16}: see there."""
-    gpus_per_actor: Gpus = "auto"
+    gpus_per_actor: kinds.Gpus = "auto"
     """GPU of one actor, or its share of one (0.5: two actors on a GPU), 0 for none; auto: one where there are GPUs."""
-    cpus_per_actor: Cpus = "auto"
+    cpus_per_actor: kinds.Cpus = "auto"
     """CPUs of one actor."""
-    micro_batch: MicroBatch = "auto"
+    micro_batch: kinds.MicroBatch = "auto"
     """Groups denoised together; auto: 4 on a CPU, on a GPU found once by the first actor (doubled until images per
     second grow by less than 5% or memory passes 80%), then fixed for the dataset."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -243,7 +227,7 @@ class Compute(RecipePart):
     @field_validator("actors", mode="before")
     @classmethod
     def _known_count(cls, value: object) -> object:
-        return value if isinstance(value, dict | ActorRange) else actor_count(value)
+        return value if isinstance(value, dict | ActorRange) else kinds.actor_count(value)
 
 
 class Recipe(RecipePart):
@@ -257,9 +241,9 @@ class Recipe(RecipePart):
     """Every random number comes from it."""
     anatomies: int = Field(ge=1, le=10**10 - 1)
     """Groups: one anatomy each; twins and variants come on top."""
-    bundle: BundlePlace
+    bundle: kinds.BundlePlace
     """Model bundle: a shipped name, a path or a URI (s3://, gs://, hf://, https://)."""
-    bundle_sha256: Sha256 | None = None
+    bundle_sha256: kinds.Sha256 | None = None
     """The bundle's content hash, as `xreal-synth bundle show` tells it: another bundle is refused."""
     anatomy: Anatomy = Field(default_factory=Anatomy)
     findings: tuple[FindingRow, ...] = Field(strict=False, min_length=1, max_length=1000)
