@@ -64,7 +64,7 @@ def shard_problems(store: Store, head: DatasetHead, record: ShardRecord, deep: b
     if store.exists(record.tar.path):
         yield from ((record.tar.path, text) for text in _tar_problems(store, head, record, table))
     if record.rejects is not None and not reported[record.rejects.path]:
-        yield from ((record.rejects.path, text) for text in _reject_problems(store, record))
+        yield from ((record.rejects.path, text) for text in _reject_problems(store, record.rejects.path, record))
 
 
 def _table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
@@ -79,12 +79,10 @@ def _table_problems(data: bytes, record: ShardRecord) -> tuple[Any, list[str]]:
     return table, [] if groups == record.groups else [f"{groups} groups, its record names {record.groups}"]
 
 
-def _reject_problems(store: Store, record: ShardRecord) -> list[str]:
+def _reject_problems(store: Store, key: str, record: ShardRecord) -> list[str]:
     """What in the shard's reject table contradicts the record."""
-    if record.rejects is None:
-        return []
     try:
-        rejected = read_rejected(store.read_bytes(record.rejects.path), record.rejects.path)
+        rejected = read_rejected(store.read_bytes(key), key)
     except (DatasetError, StorageError) as error:
         return [error.found]
     dropped = sum(reject.dropped for reject in rejected)
