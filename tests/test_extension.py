@@ -45,7 +45,7 @@ from xreal_synth.planning.chest import Chest, Ground
 from xreal_synth.planning.placement import place
 from xreal_synth.planning.prior import Prior
 from xreal_synth.recipe.findings import FindingLabel
-from xreal_synth.dataset.agree import _painted
+from xreal_synth.dataset.check import _painted
 from xreal_synth.dataset.meta import meta_json, parse_meta
 from tests.doubles.fakes import fake
 chest = schematic_mask(64)
@@ -68,7 +68,7 @@ USES_HOLD = """
 import json
 import torch
 from pydantic import TypeAdapter
-from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import resolve_sampling
 from xreal_synth.recipe.sampling import Sampling
 from xreal_synth.sampling.blend import HOLDS
 from xreal_synth.types import SamplingDefaults

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xreal_synth.dataset.agree import group_problems, sample_problems
+from xreal_synth.dataset.check import group_problems, sample_problems
 from xreal_synth.engine.backend import TorchBackend
 from xreal_synth.engine.gate_networks import open_networks
 from xreal_synth.engine.worker import make_group

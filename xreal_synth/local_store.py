@@ -123,18 +123,14 @@ class LocalStore:
         base = f"{prefix.rstrip('/')}/" if prefix else ""
         return sorted(f"{base}{name}" for name in names if not name.startswith(TEMPORARY_PREFIX))
 
-    def times(self, prefix: str) -> dict[str, float]:
-        """Each file's time of change by this machine's disk; files that vanish meanwhile are left out."""
+    def stats(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Each file's bytes and time of change by this machine's disk; files that vanish meanwhile are left out."""
         found = {}
         for key in self.list(prefix):
             with suppress(OSError):
-                found[key] = self._path(key).stat().st_mtime
+                there = self._path(key).stat()
+                found[key] = there.st_size, there.st_mtime
         return found
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Each file's bytes; files that vanish meanwhile are left out."""
-        reported = ((key, self.size(key)) for key in self.list(prefix))
-        return {key: size for key, size in reported if size is not None}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes temporary files that killed writers left, in all folders; returns how many."""

@@ -155,13 +155,10 @@ class RemoteStore:
     def list(self, prefix: str) -> list[str]:
         return sorted(self._entries(prefix))
 
-    def times(self, prefix: str) -> dict[str, float]:
-        """Each object's time of writing by the service's clock, from one listing."""
-        return {key: _written(entry) for key, entry in sorted(self._entries(prefix).items())}
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Each object's bytes, from one listing."""
-        return {key: int(entry["size"] or 0) for key, entry in sorted(self._entries(prefix).items())}
+    def stats(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Each object's bytes and time of writing by the service's clock, from one listing."""
+        found = sorted(self._entries(prefix).items())
+        return {key: (int(entry["size"] or 0), _written(entry)) for key, entry in found}
 
     def _entries(self, prefix: str) -> dict[str, dict[str, Any]]:
         folder = self._path(prefix.rstrip("/")) if prefix else self._root

@@ -1,11 +1,14 @@
-"""What a place of files is, local or remote; how its files are hashed; and how calls to it are tried again."""
+"""What a place of files is, local or remote; how files are hashed and read ahead; how calls are tried again."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -14,10 +17,15 @@ from xreal_synth.errors import StorageError
 from xreal_synth.opening import MAX_FILE
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 CHUNK: Final = 1 << 20
 _CALL_TRIES, _CALL_WAIT_S = 4, 0.2
 """Of one call to a remote place."""
+_REMOTE_READERS: Final = 16
+"""Threads that wait for an object store; each request takes tens of milliseconds, whatever its size."""
+_DECODERS: Final = 8
+_AHEAD: Final = 4
 
 _HOPELESS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
@@ -65,11 +73,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> list[str]:
         """Sorted keys below the folder `prefix`, one level, without temporary files."""
 
-    def times(self, prefix: str) -> dict[str, float]:
-        """Keys as in `list` with the time each was last written, seconds since 1970 by the store's clock."""
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Keys as in `list` with their files' bytes: on object storage a request for each thousand of them."""
+    def stats(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Keys as in `list` with their files' bytes and the time each was last written, seconds since 1970 by the
+        store's clock: on object storage a request for each thousand of them."""
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Removes abandoned temporary files older than this; returns how many."""
@@ -185,3 +191,32 @@ class RetryingStore:
 
     def _again(self, call: Callable[..., T], *given: Any, **named: Any) -> T:
         return _tried(lambda: call(*given, **named), _absent, _CALL_TRIES, _CALL_WAIT_S, self._sleep)
+
+
+def readers(store: Store, *, decoding: bool = False) -> int:
+    """How many threads pay: many where the store is far, one on this machine, one per core for parquet, images and
+    hashes, which are decoded outside Python's lock."""
+    if store.local_path is None:
+        return _REMOTE_READERS
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+               _DECODERS) if decoding else 1  # fmt: skip
+
+
+def in_order(action: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """`map(action, items)` by threads, at most four items ahead for each; raises what the action raises at its
+    item's turn."""
+    if threads <= 1:
+        yield from map(action, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(action, item))
+                if len(waiting) >= _AHEAD * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()

@@ -20,7 +20,7 @@ from xreal_synth.anatomy.augment import (
     scale_heart,
     scale_lungs,
 )
-from xreal_synth.anatomy.measure import cardiothoracic_ratio, organ_areas, organ_box
+from xreal_synth.anatomy.label_map import cardiothoracic_ratio, organ_areas, organ_box
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, LUNGS, RIGHT_LUNG
 from xreal_synth.masks import bounding_box

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xreal_synth.anatomy.label_map import resize_mask
-from xreal_synth.anatomy.measure import cardiothoracic_ratio, organ_areas, organ_box, organ_boxes
+from xreal_synth.anatomy.label_map import cardiothoracic_ratio, organ_areas, organ_box, organ_boxes, resize_mask
 from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import HEART, LEFT_LUNG, RIGHT_LUNG
 from xreal_synth.masks import bounding_box

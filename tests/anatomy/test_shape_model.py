@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.measure import organ_areas
+from xreal_synth.anatomy.label_map import organ_areas
 from xreal_synth.anatomy.shape_model import ShapeModel
 from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, BundleError

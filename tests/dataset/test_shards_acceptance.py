@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import open_dataset
-from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.summary import added, count_acceptance
+from xreal_synth.dataset.record import added, count_acceptance, read_record
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.verify import verify
 from xreal_synth.storage import LocalStore

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.index import asked_groups, index_start
 from xreal_synth.dataset.names import owner, record_key, rejects_key, stem_of, table_key, tar_key
 from xreal_synth.storage import LocalStore
+from xreal_synth.store import in_order
 
 
 @given(items=st.lists(st.integers(), max_size=60), threads=st.integers(1, 5))

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from tests.doubles.fakes import box_finding, fake, fake_groups, fake_head, fake_pathology, publish_fakes
 from tests.doubles.tars import build_tar
-from xreal_synth.dataset.agree import sample_problems
+from xreal_synth.dataset.check import sample_problems
 from xreal_synth.dataset.finish import ROW_GROUP, Merger, finish
 from xreal_synth.dataset.head import check_place, head_bytes, open_dataset, parse_head, read_head
-from xreal_synth.dataset.record import parse_record, read_record, record_bytes, stamp
+from xreal_synth.dataset.record import Tally, parse_record, read_record, record_bytes, stamp
 from xreal_synth.dataset.seal import sealed
-from xreal_synth.dataset.summary import Tally
 from xreal_synth.dataset.table import build_table, read_table, sample_schema
 from xreal_synth.dataset.tar import encode_sample
 from xreal_synth.dataset.verify import verify

@@ -151,7 +151,7 @@ def test_labels_follow_the_edit(made: tuple[Run, LocalStore]) -> None:
 
 
 def test_verify_finds_a_image_changed_outside_what_is_painted(made: tuple[Run, LocalStore]) -> None:
-    from xreal_synth.dataset.agree import group_problems
+    from xreal_synth.dataset.check import group_problems
 
     _, store = made
     twin, variant = next((a, b) for a, b in zip(*[iter(samples(store, 0))] * 2, strict=True) if not b.meta.findings)

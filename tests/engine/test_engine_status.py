@@ -15,9 +15,8 @@ import pytest
 from tests.doubles.shards import run_shard
 from xreal_synth.dataset.names import PROGRESS, record_key
 from xreal_synth.dataset.record import record_bytes
-from xreal_synth.dataset.runlog import RunNote, read_note, write_note
 from xreal_synth.dataset.seal import sealed
-from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.status import RunNote, StatusReader, read_note, write_note
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import NoteKeeper
 from xreal_synth.engine.ledger import Totals
@@ -131,9 +130,10 @@ def test_an_unchanged_record_is_read_once(begun, monkeypatch):
 def test_a_remote_store_tells_times(tmp_path):
     store: Store = RemoteStore(f"memory://{tmp_path}/times")
     store.put_if_absent("records/a-000000.json", b"x")
-    (written,) = store.times("records").values()
+    ((size, written),) = store.stats("records").values()
+    assert size == 1
     assert 1_700_000_000 < written < 4_000_000_000
-    assert store.times("nowhere") == {}
+    assert store.stats("nowhere") == {}
 
 
 class Clock:

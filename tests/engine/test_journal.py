@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xreal_synth.cli.main import main
-from xreal_synth.dataset.runlog import last_lines, run_logs
+from xreal_synth.dataset.status import last_lines, run_logs
 from xreal_synth.engine import journal as journal_module
 from xreal_synth.engine.account import Account
 from xreal_synth.engine.journal import PART_BYTES, Journal, journal
@@ -52,7 +52,7 @@ class Clock:
 
 def lines(store: Store) -> list[dict[str, object]]:
     (log,) = run_logs(store)
-    return [json.loads(line) for key in log.keys for line in store.read_bytes(key).splitlines()]
+    return [json.loads(line) for key in log for line in store.read_bytes(key).splitlines()]
 
 
 def ended(store: Store, message: str = "") -> RunSummary:
@@ -226,7 +226,7 @@ def test_object_storage_gets_parts_of_bounded_size_seldom(tmp_path, monkeypatch)
             clock.now += 0.1
         log.on_event(RunEnded(ended(store)))
     (found,) = run_logs(store)
-    assert [key.rsplit(".", 2)[1] for key in found.keys] == ["0000", "0001"]
+    assert [key.rsplit(".", 2)[1] for key in found] == ["0000", "0001"]
     assert len(writes) <= 150 / 30 + 2
     assert max(size for _, size in writes) < PART_BYTES + 301 * 400
     reported = lines(store)

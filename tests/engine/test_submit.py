@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import pytest
 
 from xreal_synth.cli.submit import _complete
-from xreal_synth.dataset.runlog import RunNote, write_note
+from xreal_synth.dataset.status import RunNote, write_note
 from xreal_synth.engine import job_package as package_module
 from xreal_synth.engine.job_package import pack_job
 from xreal_synth.errors import EngineError

@@ -14,8 +14,7 @@ from tests.doubles.schematic import schematic_mask
 from xreal_synth.evaluation.request import StageWatch
 from xreal_synth.models.describe import describe
 from xreal_synth.models.load import load_bundle
-from xreal_synth.recipe.resolve import resolve_sampling
-from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.recipe.sampling import Sampling, resolve_sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 

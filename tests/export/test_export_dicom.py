@@ -14,8 +14,7 @@ from PIL import Image
 
 from xreal_synth.dataset.source import open_source, read_shards
 from xreal_synth.errors import XrealError
-from xreal_synth.export.dicom import image_header, need_pydicom, write_dicom
-from xreal_synth.export.dicom_seg import uid
+from xreal_synth.export.dicom import image_header, need_pydicom, uid, write_dicom
 from xreal_synth.export.provenance import provenance
 from xreal_synth.storage import LocalStore
 from xreal_synth.types import Sample

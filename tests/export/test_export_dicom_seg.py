@@ -10,8 +10,7 @@ import pytest
 
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.source import open_source, read_shards
-from xreal_synth.export.dicom import image_header
-from xreal_synth.export.dicom_seg import FINDINGS, ORGANS, segmentation
+from xreal_synth.export.dicom import FINDINGS, ORGANS, image_header, segmentation
 from xreal_synth.export.provenance import provenance
 from xreal_synth.export.regions import finding_region
 from xreal_synth.storage import LocalStore

@@ -41,7 +41,7 @@ from xreal_synth.models.describe import SHIPPED, describe, verify_files
 from xreal_synth.models.load import load_bundle
 from xreal_synth.opening import parse_json, read_parquet, unzipped
 from xreal_synth.prepare.found import read_table as read_csv_table
-from xreal_synth.recipe.edits import ImagesFolder
+from xreal_synth.recipe.findings import ImagesFolder
 from xreal_synth.recipe.load import load_recipe, recipe_from_text
 from xreal_synth.storage import LocalStore, open_store
 from xreal_synth.types import ShardPlan

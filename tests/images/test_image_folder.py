@@ -12,7 +12,7 @@ from PIL import Image
 
 from xreal_synth.errors import AnatomyError
 from xreal_synth.images.folder import ImageFolder, padded, resize_image
-from xreal_synth.recipe.edits import ImagesFolder
+from xreal_synth.recipe.findings import ImagesFolder
 
 Write = Callable[..., Path]
 

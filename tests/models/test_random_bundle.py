@@ -24,8 +24,7 @@ from xreal_synth.models.load import load_bundle
 from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.models.random_bundle import Design, build_random, paper_design, write_design
 from xreal_synth.models.text.ldm_bert import TextEncoder
-from xreal_synth.recipe.resolve import resolve_sampling
-from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.recipe.sampling import Sampling, resolve_sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.types import GreyImage

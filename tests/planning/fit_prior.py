@@ -24,8 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xreal_synth.anatomy.label_map import read_mask
-from xreal_synth.anatomy.measure import organ_box
+from xreal_synth.anatomy.label_map import organ_box, read_mask
 from xreal_synth.errors import PlacementError, TrainingError
 from xreal_synth.findings import LEFT_LUNG, LUNGS, RIGHT_LUNG, canonical, takes_box
 from xreal_synth.images.manifest import ImageRow, read_manifest

@@ -14,7 +14,7 @@ from xreal_synth.images.folder import ImageFolder
 from xreal_synth.planning.build import Geometry, Plan
 from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
-from xreal_synth.recipe.edits import ImagesFolder
+from xreal_synth.recipe.findings import ImagesFolder
 from xreal_synth.recipe.load import recipe_from_text
 from xreal_synth.types import MemberSpec, SampleSpec
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.schematic import schematic_mask
-from xreal_synth.anatomy.measure import organ_box
+from xreal_synth.anatomy.label_map import organ_box
 from xreal_synth.anatomy.regions import region_mask
 from xreal_synth.errors import PlacementError
 from xreal_synth.findings import FINDINGS, LEFT_LUNG, LUNGS, LUNGS_OF, REGIONS, RIGHT_LUNG

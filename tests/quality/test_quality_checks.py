@@ -13,9 +13,9 @@ from scipy import ndimage
 from tests.doubles.fakes import fake_anatomy
 from xreal_synth.anatomy.regions import FEATHER_SHARE, feather
 from xreal_synth.quality.checks import JudgedImage, NetworkReadings, Score
-from xreal_synth.quality.gate import SCORES, Gate, GateNetworks
+from xreal_synth.quality.gate import CHECKS, SCORES, Gate, GateNetworks
 from xreal_synth.quality.organs import dice, measure, mirrored
-from xreal_synth.recipe.quality import PROFILES, STANDARD
+from xreal_synth.recipe.quality import in_profile
 from xreal_synth.types import CheckSettings, Mask, QualitySettings, Verdict
 
 SIZE = 128
@@ -58,9 +58,7 @@ def edited(image: np.ndarray, level: float = 35.0) -> tuple[np.ndarray, np.ndarr
 
 
 def settings_of(profile: str = "standard", **extra: float | None) -> QualitySettings:
-    checks = tuple(
-        CheckSettings(name, one.action, dict(one.bounds)) for name, one in PROFILES[profile].items() if name != "copies"
-    )
+    checks = tuple(CheckSettings(name, *in_profile(name, profile)) for name in CHECKS if name != "copies")
     return QualitySettings(profile, 3, checks, **extra)
 
 
@@ -160,7 +158,7 @@ def test_covered_organs_are_judged_on_the_whole_image(image: JudgedImage) -> Non
     (verdict,) = judge(replace(image, region=region))
     reported = dict(verdict.scores)
     assert "organs.left_lung" not in reported
-    assert reported["organs.covered"] > STANDARD["organs"].bounds["covered"]
+    assert reported["organs.covered"] > in_profile("organs", "standard")[1]["covered"]
     (verdict,) = judge(replace(image, region=region, anatomy=swapped(image.anatomy)))
     assert "organs.covered" in verdict.refused
 

@@ -10,7 +10,7 @@ import pytest
 from xreal_synth.errors import RecipeError
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
 from xreal_synth.recipe.load import recipe_from_text
-from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import resolve_sampling
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.types import SamplingDefaults
 

@@ -9,7 +9,7 @@ import yaml
 from xreal_synth.errors import Problem, RecipeError
 from xreal_synth.recipe.digest import digested_settings, findings_rows
 from xreal_synth.recipe.load import recipe_from_text
-from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import resolve_sampling
 from xreal_synth.recipe.schema import Recipe, json_schema
 from xreal_synth.types import SamplingDefaults
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xreal_synth.errors import RecipeError
-from xreal_synth.recipe.quality import PROFILES, KnownFile, Quality, as_digested, digested_quality, resolve_quality
+from xreal_synth.recipe.quality import KnownFile, Quality, as_digested, digested_quality, in_profile, resolve_quality
 
 UNABLE = {"organs": "bundle x has no segmenter", "copies": "no quality.checks.copies.index is given"}
 
@@ -36,7 +36,7 @@ def test_a_check_takes_what_it_is_given_and_the_rest_from_the_profile() -> None:
     given = quality(profile="strict", checks={"organs": {"action": "warn", "heart": 0.6}, "seam": {"action": "off"}})
     checks = {check.name: check for check in resolve_quality(given, {"copies": "-"}, {}).checks}
     assert checks["organs"].action == "warn"
-    assert checks["organs"].bounds == {**PROFILES["strict"]["organs"].bounds, "heart": 0.6}
+    assert checks["organs"].bounds == {**in_profile("organs", "strict")[1], "heart": 0.6}
     assert "seam" not in checks
     alone = resolve_quality(quality(profile="none", checks={"pixels": {"action": "warn"}}), {}, {})
     assert [(check.name, check.action) for check in alone.checks] == [("pixels", "warn")]
@@ -80,11 +80,11 @@ def test_a_file_brings_its_bound_and_is_known_by_its_content() -> None:
 
 
 def test_strict_is_nowhere_looser_than_standard() -> None:
-    from xreal_synth.quality.gate import SCORES
+    from xreal_synth.quality.gate import CHECKS, SCORES
 
-    for name, standard in PROFILES["standard"].items():
-        for score, value in standard.bounds.items():
-            strict = PROFILES["strict"][name].bounds[score]
+    for name in CHECKS:
+        for score, value in in_profile(name, "standard")[1].items():
+            strict = in_profile(name, "strict")[1][score]
             assert strict >= value if SCORES[f"{name}.{score}"][0] else strict <= value
             assert f"{name}.{score}" in SCORES
 

@@ -13,7 +13,7 @@ import yaml
 from tests.doubles.fakes import fake_groups, fake_head, publish_fakes
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import DatasetHead, open_dataset
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.models.describe import describe
 from xreal_synth.report.card import dataset_card
 from xreal_synth.storage import LocalStore

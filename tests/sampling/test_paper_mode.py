@@ -18,7 +18,7 @@ from xreal_synth.engine.estimate import estimate
 from xreal_synth.errors import RecipeError
 from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.recipe.load import recipe_from_text
-from xreal_synth.recipe.resolve import resolve_sampling
+from xreal_synth.recipe.sampling import resolve_sampling
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.noise import NoiseKey, philox
 from xreal_synth.types import SamplingDefaults, SamplingSettings

@@ -88,11 +88,8 @@ class MarkStore:
             return [record_key(stem_of(self._name, k)) for k, there in enumerate(self._published) if there]
         return sorted(key for key in self._files if key.rpartition("/")[0] == prefix)
 
-    def times(self, prefix: str) -> dict[str, float]:
-        return dict.fromkeys(self.list(prefix), 0.0)
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        return {key: len(self._files.get(key, b"")) for key in self.list(prefix)}
+    def stats(self, prefix: str) -> dict[str, tuple[int, float]]:
+        return {key: (len(self._files.get(key, b"")), 0.0) for key in self.list(prefix)}
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         return 0

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import RECORDS, shards_in, stem_of
 from xreal_synth.dataset.record import read_record
 from xreal_synth.errors import DatasetError
 from xreal_synth.storage import Store
+from xreal_synth.store import in_order, readers
 
 _DRAWS = 4096
 _MOST_RECORDS = 10_000

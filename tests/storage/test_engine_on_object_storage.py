@@ -17,8 +17,7 @@ from object_store import BUCKET, KEY_ID, SECRET
 from tests.doubles.fake_backend import FakeImages
 from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
-from xreal_synth.dataset.runlog import last_lines, run_logs
-from xreal_synth.dataset.status import StatusReader
+from xreal_synth.dataset.status import StatusReader, last_lines, run_logs
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.backend import Backend
 from xreal_synth.engine.ledger import read_ledger
@@ -142,7 +141,7 @@ def test_no_secret_is_reported_or_kept(object_store, tmp_path, ray_folder, image
     objects = [store.read_bytes(key) for folder in folders for key in store.list(folder)]
     assert len(objects) >= 9
     (log,) = run_logs(store)
-    assert [key.rsplit(".", 2)[1:] for key in log.keys] == [["0000", "jsonl"]]
+    assert [key.rsplit(".", 2)[1:] for key in log] == [["0000", "jsonl"]]
     (last,) = last_lines(store, log, 1)
     assert (last["event"], last["exit_code"], last["unwritten"]) == ("run_ended", 0, 0)
     files = [path for folder in (ray_folder, tmp_path / "cache") for path in folder.rglob("*")]

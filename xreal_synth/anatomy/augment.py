@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from xreal_synth.anatomy.measure import cardiothoracic_ratio
+from xreal_synth.anatomy.label_map import cardiothoracic_ratio
 from xreal_synth.findings import AORTA, BACKGROUND, HEART, LUNGS
 from xreal_synth.masks import Bools, bounding_box, scale_about
 from xreal_synth.types import Mask

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from scipy import ndimage, special
 
-from xreal_synth.anatomy.measure import organ_box
+from xreal_synth.anatomy.label_map import organ_box
 from xreal_synth.errors import BundleError
 from xreal_synth.findings import AORTA, BACKGROUND, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from xreal_synth.opening import parse_json, read_file

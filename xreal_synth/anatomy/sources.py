@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -31,21 +30,11 @@ CHECK_AT_OPEN = 4096
 MOST_REPORTED = 20
 
 
-class AnatomySource(Protocol):
-    """Draws organ masks. `source_name` is one of types.ANATOMY_SOURCES."""
-
-    @property
-    def source_name(self) -> str:
-        """`bank`, `masks` or `images`: the `anatomy_source` of KEY.json."""
-        ...
-
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mask, str]:
-        """A validated mask uint8 [size, size] and where it came from. Raises AnatomyError."""
-        ...
-
-
 class BankSource:
-    """Draws of the shape model in `folder`, a bundle's `anatomy_bank/`, its files by `read`. Raises BundleError."""
+    """Draws of the shape model in `folder`, a bundle's `anatomy_bank/`, its files by `read`. Raises BundleError.
+
+    `source_name` is the `anatomy_source` of KEY.json.
+    """
 
     source_name = "bank"
 
@@ -143,6 +132,9 @@ class FolderSource:
         return _draw_valid(once, "a mask of the folder")
 
 
+AnatomySource = BankSource | FolderSource
+
+
 def _draw_valid(once: Callable[[], tuple[Mask, str]], what: str) -> tuple[Mask, str]:
     for _ in range(MAX_DRAWS):
         mask, name = once()
@@ -171,7 +163,7 @@ def mask_folder(place: str, suffix: str = ".png") -> Path:
     parent, _, name = place.rstrip("/").rpartition("/") if is_tar(Path(place)) else (place, "", "")
     try:
         store = open_store(parent)
-        times = _wanted(store.times(""), name, suffix)
+        times = _wanted({key: at for key, (_, at) in store.stats("").items()}, name, suffix)
         if not times:
             raise AnatomyError(
                 where=place, found=f"no tar and no file that ends in {suffix} there",

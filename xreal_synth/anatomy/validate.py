@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from xreal_synth.anatomy.label_map import CODES, LEGEND, NAMES
-from xreal_synth.anatomy.measure import organ_areas
+from xreal_synth.anatomy.label_map import CODES, LEGEND, NAMES, organ_areas
 from xreal_synth.errors import AnatomyError
 from xreal_synth.findings import AORTA, HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from xreal_synth.types import Mask, PixelBox

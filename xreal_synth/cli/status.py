@@ -15,8 +15,7 @@ from typer import Option
 from xreal_synth.cli.options import DatasetArgument, JsonOption
 from xreal_synth.cli.output import console, note, print_json, seconds_text, table_of
 from xreal_synth.dataset.names import DATASET
-from xreal_synth.dataset.runlog import Line, last_lines, run_logs
-from xreal_synth.dataset.status import DatasetStatus, State, StatusReader
+from xreal_synth.dataset.status import DatasetStatus, Line, State, StatusReader, last_lines, run_logs
 from xreal_synth.engine.log import line_of_logged
 from xreal_synth.storage import Store, open_store
 

@@ -12,7 +12,7 @@ from typer import Option
 
 from xreal_synth.cli.options import JsonOption, RecipeArgument, SetOption
 from xreal_synth.cli.output import console, note, notes, print_json
-from xreal_synth.dataset.runlog import read_note
+from xreal_synth.dataset.status import read_note
 from xreal_synth.engine.job_package import megabytes, output_place, pack_job
 from xreal_synth.engine.progress import COMPLETE, STOPPED
 from xreal_synth.errors import AnatomyError, BundleError, XrealError

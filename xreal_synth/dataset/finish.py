@@ -11,16 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xreal_synth.dataset.ahead import in_order, readers
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
-from xreal_synth.dataset.record import parse_record, stamp
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary, parse_record, stamp
 from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema, with_splits
 from xreal_synth.errors import DatasetError
 from xreal_synth.opening import open_parquet
 from xreal_synth.storage import Store
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import FileStamp, ShardRecord, Split
 
 SplitOf = Callable[[int], Split]
@@ -69,7 +71,7 @@ def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int)
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
         raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
-    samples = _table(store, record.table, sample_schema())
+    samples = _table(store, record.table)
     if split_of is not None:
         groups = samples.column("group").to_pylist()
         present = {group: split_of(group) for group in dict.fromkeys(groups)}
@@ -77,7 +79,7 @@ def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int)
     return record, samples, record.rejects and _table(store, record.rejects, rejected_schema())
 
 
-def _table(store: Store, entry: FileStamp, schema: Any) -> Any:
+def _table(store: Store, entry: FileStamp, schema: Any = None) -> Any:
     data = store.read_bytes(entry.path)
     if stamp(entry.path, data) != entry:
         raise DatasetError(
@@ -121,13 +123,9 @@ class Merger:
         self._writer.close()
 
     def _open(self) -> Any:
-        import pyarrow.parquet as pq
-
         return pq.ParquetWriter(self._out, self._schema, **PARQUET_SETTINGS)
 
     def _joined(self) -> Any:
-        import pyarrow as pa
-
         return pa.concat_tables(self._waiting).combine_chunks()
 
     def _flush(self) -> None:
@@ -138,8 +136,6 @@ class Merger:
             self._on_rows(table)
 
     def _aligned(self, table: Any, where: str) -> Any:
-        import pyarrow as pa
-
         if table.schema.equals(self._schema):
             return table
         for field in self._schema:

@@ -16,11 +16,10 @@ from typing import Any
 
 from xreal_synth.dataset.check import record_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
+from xreal_synth.dataset.index import SplitOf, splits_of
 from xreal_synth.dataset.names import EXCLUDED, FOLDERS, numbers_up_to, parse_key, record_key, shards_in, stem_of
-from xreal_synth.dataset.record import read_record, stamp
-from xreal_synth.dataset.splits import SplitOf, splits_of
-from xreal_synth.dataset.summary import Tally
-from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.record import Tally, read_record, stamp
+from xreal_synth.dataset.table import read_table
 from xreal_synth.dataset.tar import TarSample, read_samples
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.escaping import for_csv, from_csv
@@ -128,7 +127,7 @@ def shard_table(source: Source, record: ShardRecord) -> Any:
     if stamp(key, data) != record.table:
         source.skip(record, f"{key} is not the file that its record names")
         return None
-    table = read_table(data, key, sample_schema())
+    table = read_table(data, key)
     if table.num_rows != record.samples:
         source.skip(record, f"{key} has {table.num_rows} rows for {record.samples} images")
         return None

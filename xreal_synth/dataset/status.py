@@ -1,24 +1,38 @@
-"""Progress of a dataset, from its records and the last run's note. Neither torch nor Ray; nothing is written."""
+"""Progress of a dataset: from its records, which are the truth, and what runs on it said: logs/ and progress.json.
+
+logs/ has one JSON object a line, written by engine/journal.py; progress.json is what the last run says. A run's log is
+`logs/{run}.jsonl` on a disk, and `logs/{run}.0000.jsonl`, `.0001.jsonl` .. on object storage, which cannot append.
+`{run}` is `{UTC start}-{host}-{process id}`, so that names sort by time. Neither torch nor Ray.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import yaml
 
-from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import asked_groups
-from xreal_synth.dataset.names import INDEX, QUARANTINE, RECIPE, RECORDS, owner, record_key, stem_of
+from xreal_synth.dataset.names import INDEX, LOGS, PROGRESS, QUARANTINE, RECIPE, RECORDS, owner, record_key, stem_of
 from xreal_synth.dataset.record import parse_record
-from xreal_synth.dataset.runlog import RunNote, read_note
-from xreal_synth.dataset.seal import unsealed
+from xreal_synth.dataset.seal import sealed, unsealed, validated
 from xreal_synth.errors import DatasetError, StorageError
+from xreal_synth.opening import parse_json
 from xreal_synth.storage import Store
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import ShardRecord
+
+FORMAT = 1
+_NAME = re.compile(r"([0-9]{8}T[0-9]{9}Z-[A-Za-z0-9.-]{1,40}-[0-9]+)(?:\.([0-9]{4,}))?\.jsonl")
+_TAIL_BYTES = 1 << 16
+
+Line = dict[str, object]
+"""An event as it stands in a log: `at`, `run`, `event` and the event's own fields."""
 
 State = Literal["running", "complete", "partial", "stopped", "silent"]
 
@@ -26,6 +40,86 @@ FRESH_S = 60.0
 """A run that goes on writes its note every 15 s; clocks may be apart."""
 
 _EXITS: dict[int, State] = {0: "complete", 3: "partial", 75: "stopped"}
+
+
+def log_key(run: str, part: int | None = None) -> str:
+    """`logs/RUN.jsonl`, or the name of one of its parts."""
+    name = f"{run}.jsonl" if part is None else f"{run}.{part:04d}.jsonl"
+    assert _NAME.fullmatch(name), name
+    return f"{LOGS}/{name}"
+
+
+def run_logs(store: Store) -> list[list[str]]:
+    """The logs of a dataset, the oldest first, each its files in their order; those of other names are passed over."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for key in store.list(LOGS):
+        match = _NAME.fullmatch(key.removeprefix(f"{LOGS}/"))
+        if match is not None:
+            found.setdefault(match[1], []).append((int(match[2] or 0), key))
+    return [[key for _, key in sorted(parts)] for _, parts in sorted(found.items())]
+
+
+def last_lines(store: Store, log: Sequence[str], count: int) -> list[Line]:
+    """The last `count` events of a log, the oldest first; lines that are not whole are passed over.
+
+    Reads from the end. Raises StorageError.
+    """
+    found: list[Line] = []
+    for key in reversed(log):
+        for line in _backwards(store, key):
+            if len(found) == count:
+                return found[::-1]
+            if (event := _parsed(line)) is not None:
+                found.append(event)
+    return found[::-1]
+
+
+def _backwards(store: Store, key: str) -> Iterator[bytes]:
+    """A file's lines from its end, read in pieces."""
+    stop, rest = store.size(key) or 0, b""
+    while stop > 0:
+        start = max(stop - _TAIL_BYTES, 0)
+        first, *whole = (store.read_range(key, start, stop) + rest).split(b"\n")
+        yield from reversed(whole)
+        stop, rest = start, first
+    yield rest
+
+
+def _parsed(line: bytes) -> Line | None:
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("at", "run", "event"))
+    return found if whole else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """A run at `at` (seconds since 1970, by its driver's clock); `exit_code` is None while it goes on.
+
+    `groups` and `shards` are those the recipe asks for, `actors` those at work, `message` what to do next.
+    """
+
+    at: float
+    exit_code: int | None
+    groups: int
+    shards: int
+    actors: int
+    message: str = ""
+
+
+def write_note(store: Store, note: RunNote) -> None:
+    """Replaces progress.json; raises StorageError."""
+    store.replace(PROGRESS, sealed(dataclasses.asdict(note)))
+
+
+def read_note(store: Store) -> RunNote | None:
+    """The last run's note; None where there is none or it cannot be read."""
+    try:
+        return validated(RunNote, unsealed(store.read_bytes(PROGRESS), PROGRESS), PROGRESS, "a run's note")
+    except (StorageError, DatasetError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +205,8 @@ class StatusReader:
 
     def _read_records(self, head: DatasetHead) -> dict[int, str]:
         """Brings `_seen` up to date; the records that cannot be read, with the reason."""
-        times = {key: at for key, at in self._store.times(RECORDS).items() if _shard_of(key, head) is not None}
+        listed = self._store.stats(RECORDS).items()
+        times = {key: at for key, (_, at) in listed if _shard_of(key, head) is not None}
         self._seen = {key: one for key, one in self._seen.items() if times.get(key) == one.at}
         fresh = [key for key in times if key not in self._seen]
         damaged: dict[int, str] = {}

@@ -100,11 +100,7 @@ def meta_columns(meta: SampleMeta) -> dict[str, object]:
 
 def label_columns(meta: SampleMeta) -> dict[str, int | None]:
     """`chexpert14.Pneumonia` -> 1, 0 or None."""
-    return {
-        f"{set_name}.{name}": meta.labels[set_name][name]
-        for set_name, names in vocab.LABEL_SETS.items()
-        for name in names
-    }
+    return {f"{kind}.{name}": meta.labels[kind][name] for kind, names in vocab.LABEL_SETS.items() for name in names}
 
 
 def label_counts(metas: Iterable[SampleMeta]) -> dict[str, int]:
@@ -140,13 +136,15 @@ def build_rejects(shard: ShardPlan, rejected: Sequence[Rejected]) -> bytes:
     return _parquet(content, rejected_schema(), {"check": "string", "member": "string", "asked": "names"}, scores)
 
 
-def read_table(data: bytes, where: str, schema: Any) -> Any:
-    """A pyarrow table with at least the schema's columns, of its types; raises DatasetError otherwise.
+def read_table(data: bytes, where: str, schema: Any = None) -> Any:
+    """A pyarrow table with at least the schema's columns (those of samples, if none is given), of its types; raises
+    DatasetError otherwise.
 
     Of columns that a later version added nulls stand for what an earlier one has not.
     """
     import pyarrow as pa
 
+    schema = sample_schema() if schema is None else schema
     try:
         table = read_parquet(data)
     except UnreadableError as error:

@@ -12,30 +12,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset import names
 from xreal_synth.dataset.check import MOST_PER_FILE, file_problems, record_problems, shard_problems
 from xreal_synth.dataset.head import DatasetHead, read_head
 from xreal_synth.dataset.index import IndexWriter, asked_groups, index_start
-from xreal_synth.dataset.names import (
-    FOLDERS,
-    INDEX,
-    QUARANTINE,
-    REJECTED,
-    SAMPLES,
-    numbers_up_to,
-    owner,
-    quarantine_key,
-    record_key,
-    shards_among,
-    stem_of,
-    table_key,
-    tar_key,
-)
 from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.table import read_table
 from xreal_synth.errors import DatasetError, StorageError, XrealError
 from xreal_synth.opening import UnreadableError, open_parquet, parse_json
 from xreal_synth.storage import Store, local_copy
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import FileStamp, ShardPlan, ShardRecord
 
 
@@ -87,9 +73,9 @@ def verify(
     """
     head = read_head(store)
     plans = None if expected is None else {plan.shard: plan for plan in expected}
-    listed = {folder: store.list(folder) for folder in FOLDERS}
-    present = {shard for keys in listed.values() for shard in shards_among(keys, head.name)}
-    wanted = sorted(present | (set(numbers_up_to(present, store.uri)) if plans is None else set(plans)))
+    listed = {folder: store.list(folder) for folder in names.FOLDERS}
+    present = {shard for keys in listed.values() for shard in names.shards_among(keys, head.name)}
+    wanted = sorted(present | (set(names.numbers_up_to(present, store.uri)) if plans is None else set(plans)))
     problems = _foreign(listed, head, wanted)
     if head.prompts is not None:
         own = file_problems(store, head.prompts)
@@ -116,7 +102,9 @@ def verify(
 def _foreign(listed: Mapping[str, list[str]], head: DatasetHead, shards: Collection[int]) -> list[VerifyProblem]:
     """Files in the dataset's folders that no shard of it owns: a reader of `shards/*` would take them in."""
     own = set(shards)
-    stems = ((key, owner(key)) for folder in FOLDERS if folder != QUARANTINE for key in listed[folder])
+    stems = (
+        (key, names.owner(key)) for folder in names.FOLDERS if folder != names.QUARANTINE for key in listed[folder]
+    )
     return [
         VerifyProblem(key, "does not belong to this dataset", None)
         for key, stem in stems
@@ -128,8 +116,8 @@ def _shard(
     store: Store, head: DatasetHead, shard: int, plans: dict[int, ShardPlan] | None, deep: bool
 ) -> tuple[ShardRecord | None, list[VerifyProblem]]:
     """The shard's record, if it can be read, and what is wrong with the shard."""
-    stem = stem_of(head.name, shard)
-    key = record_key(stem)
+    stem = names.stem_of(head.name, shard)
+    key = names.record_key(stem)
     try:
         record = read_record(store, stem)
     except (DatasetError, StorageError) as error:
@@ -146,9 +134,9 @@ def _shard(
 
 
 def _why_missing(store: Store, stem: str) -> str:
-    if store.exists(quarantine_key(stem)):
-        return f"not made: {quarantine_key(stem)} says why"
-    if store.exists(tar_key(stem)) or store.exists(table_key(stem)):
+    if store.exists(names.quarantine_key(stem)):
+        return f"not made: {names.quarantine_key(stem)} says why"
+    if store.exists(names.tar_key(stem)) or store.exists(names.table_key(stem)):
         return "missing although the shard's files are there: it was not finished"
     return "missing: the shard was not made"
 
@@ -161,35 +149,35 @@ def _whole_problems(
     `shards` maps each sound shard to its number of samples, `lines` was given their records; `complete` says that
     no shard is broken.
     """
-    if not store.exists(INDEX):
-        yield INDEX, "missing: the dataset was not finished"
+    if not store.exists(names.INDEX):
+        yield names.INDEX, "missing: the dataset was not finished"
         return
     problems = list(_index_problems(store, head, lines, complete))
     yield from problems
     if deep and not problems:
         rows = _row_problems(store, head, shards, complete)
-        yield from ((SAMPLES, text) for text in islice(rows, MOST_PER_FILE))
+        yield from ((names.SAMPLES, text) for text in islice(rows, MOST_PER_FILE))
 
 
 def _index_problems(store: Store, head: DatasetHead, lines: IndexWriter, complete: bool) -> Iterator[tuple[str, str]]:
     try:
-        content = index_start(store) if complete else parse_json(store.read_bytes(INDEX))
+        content = index_start(store) if complete else parse_json(store.read_bytes(names.INDEX))
         files = TypeAdapter(list[FileStamp]).validate_python(content["files"])
     except (ValueError, KeyError, TypeError, ValidationError, StorageError, OSError) as error:
-        yield INDEX, f"cannot be read ({error})"
+        yield names.INDEX, f"cannot be read ({error})"
         return
-    if [entry.path for entry in files] != [SAMPLES, REJECTED]:
-        yield INDEX, f"does not name {SAMPLES} and {REJECTED}"
+    if [entry.path for entry in files] != [names.SAMPLES, names.REJECTED]:
+        yield names.INDEX, f"does not name {names.SAMPLES} and {names.REJECTED}"
         return
     yield from ((entry.path, found) for entry in files for found in file_problems(store, entry))
     if not complete:
         return
-    with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, INDEX) as found:
-        wanted = Path(folder, INDEX)
+    with tempfile.TemporaryDirectory(prefix="xreal-synth-") as folder, local_copy(store, names.INDEX) as found:
+        wanted = Path(folder, names.INDEX)
         lines.write(wanted, head, files, asked_groups(store))
         same = filecmp.cmp(wanted, found, shallow=False)
     if not same:
-        yield INDEX, "is not that of the shards here"
+        yield names.INDEX, "is not that of the shards here"
 
 
 def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], complete: bool) -> Iterator[str]:
@@ -199,7 +187,7 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
     """
     seen: set[int] = set()
     try:
-        with local_copy(store, SAMPLES) as path:
+        with local_copy(store, names.SAMPLES) as path:
             compared = in_order(
                 lambda run: (run[0], run[0] not in shards or _same(store, head, *run)),
                 _runs(path), readers(store, decoding=True),
@@ -218,8 +206,8 @@ def _row_problems(store: Store, head: DatasetHead, shards: Mapping[int, int], co
 
 
 def _same(store: Store, head: DatasetHead, shard: int, rows: Any) -> bool:
-    key = table_key(stem_of(head.name, shard))
-    table = read_table(store.read_bytes(key), key, sample_schema())
+    key = names.table_key(names.stem_of(head.name, shard))
+    table = read_table(store.read_bytes(key), key)
     columns = [name for name in table.column_names if name != "split"]
     if not set(columns) <= set(rows.column_names):
         return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xreal_synth.dataset.finish import finish
-from xreal_synth.dataset.summary import DatasetSummary, refused_by_check
+from xreal_synth.dataset.record import DatasetSummary, refused_by_check
 from xreal_synth.engine.ledger import Totals
 from xreal_synth.engine.pool import Clock
 from xreal_synth.engine.progress import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xreal_synth.recipe.edits import EditRule
+from xreal_synth.recipe.findings import EditRule
 from xreal_synth.sampling.schedule import mode_timesteps
 from xreal_synth.types import SamplingSettings
 

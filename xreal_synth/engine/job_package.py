@@ -17,7 +17,7 @@ from typing import Final
 from xreal_synth.errors import EngineError
 from xreal_synth.models.describe import shipped_bundles
 from xreal_synth.opening import UnreadableError, open_file, roots_of
-from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.findings import ImagesSource
 from xreal_synth.recipe.load import SHIPPED, shipped_file
 from xreal_synth.recipe.quality import FILES, check_file
 from xreal_synth.recipe.schema import MasksSource, Recipe

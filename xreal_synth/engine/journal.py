@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from xreal_synth.dataset.names import DATASET
-from xreal_synth.dataset.runlog import FORMAT, RunNote, log_key, read_note, write_note
+from xreal_synth.dataset.status import FORMAT, RunNote, log_key, read_note, write_note
 from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunEnded, RunSummary, Warned, event_name
 from xreal_synth.errors import StorageError
 from xreal_synth.run.fingerprint import installed_version

@@ -14,11 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xreal_synth.dataset.agree import group_problems
-from xreal_synth.dataset.ahead import in_order, readers
+from xreal_synth.dataset.check import group_problems
 from xreal_synth.dataset.names import RECORDS, SHARDS, TABLES, record_key, rejects_key, shards_in, stem_of, tar_key
-from xreal_synth.dataset.record import parse_record
-from xreal_synth.dataset.summary import added
+from xreal_synth.dataset.record import added, parse_record
 from xreal_synth.dataset.table import read_rejected
 from xreal_synth.dataset.tar import TableRow, TarWriter, encode_sample, read_samples
 from xreal_synth.engine.progress import OnEvent, ShardAdopted, ShardDiscarded
@@ -27,6 +25,7 @@ from xreal_synth.engine.samples import build_sample, real_twin
 from xreal_synth.errors import DatasetError, StorageError
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.storage import Store, local_copy, sha256_file, with_retries
+from xreal_synth.store import in_order, readers
 from xreal_synth.types import (
     Acceptance,
     MemberSpec,
@@ -94,7 +93,8 @@ def read_ledger(
         raise _surplus(run, store, f"shard {recorded[-1]}")
     size: Callable[[str], int | None] = store.size
     if store.local_path is None:  # where a request takes long, all of them are listed
-        size = {**store.sizes(SHARDS), **store.sizes(TABLES)}.get
+        listed = store.stats(SHARDS) | store.stats(TABLES)
+        size = {key: size for key, (size, _) in listed.items()}.get
     found = in_order(lambda shard: _read(run, store, shard, size), recorded, readers(store))
     for shard, (record, problem) in zip(recorded, found, strict=True):
         if record is not None and shard not in again:

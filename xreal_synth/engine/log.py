@@ -30,7 +30,7 @@ class LineLog:
 
 
 def line_of_logged(line: Mapping[str, object]) -> str:
-    """An event of a run's log (dataset/runlog.py) in one line, with its time."""
+    """An event of a run's log (dataset/status.py) in one line, with its time."""
     reported: dict[str, Any] = {key: value for key, value in line.items() if key not in ("at", "run", "event")}
     name = str(line["event"])
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.types import Acceptance
 
 ExitCode = Literal[0, 2, 3, 75]

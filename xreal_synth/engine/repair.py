@@ -17,7 +17,7 @@ from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import asked_groups
 from xreal_synth.dataset.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
 from xreal_synth.dataset.record import read_record
-from xreal_synth.dataset.runlog import read_note
+from xreal_synth.dataset.status import read_note
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import adopt, adoptable
 from xreal_synth.engine.progress import RunSummary

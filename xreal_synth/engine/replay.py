@@ -11,7 +11,7 @@ import numpy as np
 
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import RECORDS, parse_key, shards_in, stem_of, table_key, tar_key
-from xreal_synth.dataset.table import read_table, sample_schema
+from xreal_synth.dataset.table import read_table
 from xreal_synth.dataset.verify import VerifyProblem
 from xreal_synth.engine.backend import Backend, Networks
 from xreal_synth.engine.worker import environment, replay
@@ -92,7 +92,7 @@ def forged_images(store: Store, count: int, bundle: str | None, images: str | No
     draw.shuffle(shards)
     for number, shard in enumerate(shards):
         key = table_key(stem_of(head.name, shard))
-        names = read_table(store.read_bytes(key), key, sample_schema()).column("key").to_pylist()
+        names = read_table(store.read_bytes(key), key).column("key").to_pylist()
         share = -(-(count - len(keys)) // (len(shards) - number))
         keys |= set(draw.sample(names, min(share, len(names))))
         if len(keys) >= count:

@@ -10,8 +10,8 @@ from itertools import chain, islice
 import numpy as np
 
 from xreal_synth.dataset.names import parse_key, record_key
+from xreal_synth.dataset.record import PLACEMENT, added
 from xreal_synth.dataset.source import Source, each_image, open_source, read_shards, shard_table
-from xreal_synth.dataset.summary import PLACEMENT, added
 from xreal_synth.dataset.tar import TarSample
 from xreal_synth.errors import DatasetError, TrainingError
 from xreal_synth.evaluation.cases import Report

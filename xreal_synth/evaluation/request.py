@@ -31,8 +31,8 @@ from xreal_synth.models.load import load_bundle
 from xreal_synth.models.loaded import LoadedBundle
 from xreal_synth.opening import parse_json
 from xreal_synth.recipe.explain import problems_of
-from xreal_synth.recipe.resolve import resolve_sampling
-from xreal_synth.recipe.sampling import Sampling
+from xreal_synth.recipe.sampling import Sampling, resolve_sampling
+from xreal_synth.recipe.yaml_text import Document
 from xreal_synth.sampling.groups import sample_groups
 from xreal_synth.sampling.jobs import Edit, GroupJob, MemberJob
 from xreal_synth.sampling.noise import NoiseKey, philox
@@ -119,7 +119,7 @@ def sampling_settings(asked: Mapping[str, Any], info: BundleInfo) -> SamplingSet
         options = _Options.model_validate({"sampling": dict(asked)})
         return resolve_sampling(options.sampling, info.defaults, source="options")
     except ValidationError as error:
-        raise RecipeError("options", problems_of(error, {}, set())) from None
+        raise RecipeError("options", problems_of(error, Document())) from None
 
 
 STAGES: Final = ("controller", "encode", "stage A", "stage B", "decode")

@@ -37,11 +37,6 @@ CATEGORIES = {name: i for i, name in enumerate(_BOXED, start=1)}
 """Ids by finding, the same for every dataset: those that can be painted, then those only real images have."""
 
 
-def split_file(split: str) -> str:
-    """The name of one split's annotations."""
-    return f"annotations_{split}.json"
-
-
 def write_coco(source: Source, folder: Path, on_image: OnImage) -> None:
     """Writes `images/SPLIT/KEY.png`, the JSON files and a README.
 
@@ -60,7 +55,7 @@ def write_coco(source: Source, folder: Path, on_image: OnImage) -> None:
             entry = _write_image(folder, image, image_id)
             annotations = list(_annotations(sample, image_id, annotation_id + 1))
             annotation_id += len(annotations)
-            for name in (ALL, split_file(sample.split)):
+            for name in (ALL, f"annotations_{sample.split}.json"):
                 if name not in files:
                     files[name] = stack.enter_context(JsonLists(folder / name, head, _LISTS))
                 files[name].add("images", entry)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from xreal_synth.dataset.index import samples_stamp
 from xreal_synth.dataset.names import ANATOMY, CHANGE, IMAGE, PATHOLOGY
 from xreal_synth.dataset.source import OnImage, Source, check_shards
-from xreal_synth.dataset.splits import samples_stamp
 from xreal_synth.dataset.table import sample_schema
 from xreal_synth.errors import DatasetError
 from xreal_synth.export.provenance import Provenance, provenance

@@ -11,6 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from xreal_synth import findings as vocab
 from xreal_synth.dataset.meta import finding_fields, sham_fields
 from xreal_synth.dataset.names import ANATOMY, CHANGE, HUB_SPLITS, IMAGE, PATHOLOGY
@@ -66,8 +69,6 @@ def image_row(image: TarSample) -> dict[str, object]:
 
 def schema() -> Any:
     """The pyarrow schema, with the datasets library's feature types in its metadata."""
-    import pyarrow as pa
-
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     finding, sham = place_struct("name"), place_struct("of")
     own = pa.struct([("name", pa.string()), ("box_xyxy", pa.list_(pa.int32())), ("painted_over", pa.bool_())])
@@ -86,8 +87,6 @@ def schema() -> Any:
 
 def _feature(kind: Any) -> dict[str, Any]:
     """The datasets library's description of an arrow type."""
-    import pyarrow as pa
-
     if pa.types.is_struct(kind):
         return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
     if pa.types.is_list(kind):
@@ -131,9 +130,6 @@ class _SplitFiles:
         return self._folder / f"{self._split}-{number:05d}.parquet"
 
     def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path(self._files), self._schema, compression="zstd")
             self._files += 1

@@ -19,6 +19,9 @@ from xreal_synth.findings import IMAGE_LABELS, NO_FINDING, image_label
 from xreal_synth.opening import parse_json
 from xreal_synth.types import NormBox
 
+ImageSize = tuple[float, float]
+"""Width and height in pixels."""
+
 PUBLISHED_SIDE: Final = (1024.0, 1024.0)
 """Pixels of the images that NIH's and RSNA's lists count in."""
 
@@ -37,7 +40,7 @@ class TableEntry:
     image: str
     finding: str
     box: NormBox
-    size: tuple[float, float] | None
+    size: ImageSize | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class _Form:
     finding: str
     numbers: tuple[str, str, str, str]
     sized: bool = False
-    size: tuple[float, float] | None = None
+    size: ImageSize | None = None
 
     @property
     def columns(self) -> set[str]:
@@ -197,13 +200,7 @@ def _said(error: Exception) -> str:
 
 
 def _entry(
-    at: str,
-    image: str,
-    finding: str,
-    known: str | None,
-    numbers: list[float],
-    size: tuple[float, float] | None,
-    sized: bool,
+    at: str, image: str, finding: str, known: str | None, numbers: list[float], size: ImageSize | None, sized: bool
 ) -> TableEntry:
     """Raises ValueError; `known` is the manifest's name of the finding."""
     x, y, a, b = numbers

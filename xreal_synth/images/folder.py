@@ -28,7 +28,7 @@ from xreal_synth.images.boxes import BadBoxes, boxes_by_image, norm_box, read_en
 from xreal_synth.images.files import ImageFiles, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
-from xreal_synth.recipe.edits import ImagesFolder
+from xreal_synth.recipe.findings import ImagesFolder
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.types import GreyImage, Mask, NormBox
 

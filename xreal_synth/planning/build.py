@@ -8,7 +8,7 @@ the order of work or on `anatomies`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,12 +19,11 @@ from xreal_synth.anatomy.sources import AnatomySource, BankSource
 from xreal_synth.errors import AnatomyError, PlacementError, XrealError
 from xreal_synth.findings import HEART_FINDING
 from xreal_synth.images.folder import ImageFolder
-from xreal_synth.planning.apart import place_apart
 from xreal_synth.planning.chest import Chest, Ground
-from xreal_synth.planning.image_order import ImageOrder
 from xreal_synth.planning.own_boxes import edited, source_of
+from xreal_synth.planning.placement import place_apart
 from xreal_synth.planning.prior import Prior
-from xreal_synth.planning.proportions import Sequences
+from xreal_synth.planning.proportions import ImageOrder, Sequences
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 from xreal_synth.types import (
@@ -123,7 +122,8 @@ class Plan:
         return 0 if attempt < self.recipe.quality.max_attempts else attempt
 
     def chest(self, index: int, epoch: int, row: int) -> Chest:
-        """What a group's findings are placed on, as a group of that row. Raises AnatomyError.
+        """What a group's findings are placed on, as a group of that row. Raises AnatomyError, for a real image
+        PlacementError.
 
         Of real images the row decides which one it is, of anatomies from the bank the heart's size; masks are the
         same for every row.
@@ -137,7 +137,8 @@ class Plan:
                 return Chest(*self.source.draw(rng, size, large_heart=large, findings=shown))
             return Chest(*self.source.draw(rng, size))
         number = self._image(index, row)
-        image, mask = self.source.images[number], self.source.mask(number, size)
+        with _unplaced(AnatomyError):
+            image, mask = self.source.images[number], self.source.mask(number, size)
         bare = np.zeros((size, size), dtype=np.uint8)
         return Chest(bare if mask is None else mask, image.id, mask is not None, image, number)
 
@@ -152,9 +153,8 @@ class Plan:
         AnatomyError where the source gives no valid anatomy.
         """
         row, epoch = self.row(index), self.epoch(attempt)
-        with _unplaced(AnatomyError) if self.on_images else nullcontext():
-            chest = self.chest(index, epoch, row)
-            image, large = self._pixels(chest)
+        chest = self.chest(index, epoch, row)
+        image, large = self._pixels(chest)
         members = tuple(self._members(index, epoch, row, chest))
         placed = dict.fromkeys(one for member in members for one in (*member.findings, *member.sham))
         return SampleSpec(
@@ -220,8 +220,9 @@ class Plan:
         if not isinstance(self.source, ImageFolder):
             return None, None
         size, large = self.geometry.image_size, self.geometry.delivered_size
-        image = self.source.image(chest.number, size)
-        return image, None if large in (0, size) else self.source.image(chest.number, large)
+        with _unplaced(AnatomyError):
+            image = self.source.image(chest.number, size)
+            return image, None if large in (0, size) else self.source.image(chest.number, large)
 
     def _members(self, index: int, epoch: int, row: int, chest: Chest) -> list[MemberSpec]:
         """The images to deliver: the twin first, if it is asked for or all that the row has, the sham last."""

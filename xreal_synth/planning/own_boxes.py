@@ -14,11 +14,10 @@ from xreal_synth.anatomy.regions import removed_region, snap_outward
 from xreal_synth.errors import PlacementError
 from xreal_synth.images.folder import RealImage
 from xreal_synth.images.manifest import ImageBox
-from xreal_synth.planning.chest import Ground
+from xreal_synth.planning.chest import CODE_OF, OTHER, ZONES, Floats, Ground, Ints, Site, area, overlap, side_and_zone
 from xreal_synth.planning.placement import TRIES, common
 from xreal_synth.planning.prior import Lung, Prior
-from xreal_synth.planning.sites import CODE_OF, OTHER, ZONES, Floats, Ints, Site, area, overlap, side_and_zone
-from xreal_synth.recipe.edits import EditRule, Move
+from xreal_synth.recipe.findings import EditRule, Move
 from xreal_synth.types import ExistingFinding, PixelBox, PlacedFinding, SourceImage
 
 MOST_SHARED: Final = 0.25

@@ -5,27 +5,88 @@ half of it lies in the zone, its area over the lung's is in the size range, and 
 area lies in the organs where the finding can live (findings.py), for a drawn box in the lung of its side. Of a
 shape (findings.REGIONS) half of the boxes lies in the zone and the size is its own area within the lung over the
 lung's; it lies in its organs whatever `min_overlap` is.
+
+A later finding is painted over an earlier one, which would else be labelled but not to be seen: so a label is placed
+beside the findings that are there already, by the recipe's `placement.overlap`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal
 
 import numpy as np
 
-from xreal_synth.anatomy.regions import snap_outward
+from xreal_synth.anatomy.label_map import NAMES
+from xreal_synth.anatomy.regions import region_mask, snap_outward
 from xreal_synth.errors import PlacementError
-from xreal_synth.findings import FINDINGS, LUNGS, ORGANS, REGIONS
+from xreal_synth.findings import FINDINGS, LUNGS, REGIONS
 from xreal_synth.masks import bounding_box
-from xreal_synth.planning.chest import Ground
+from xreal_synth.planning.chest import (
+    CODE_OF,
+    OTHER,
+    ZONES,
+    Floats,
+    Ground,
+    Ints,
+    Site,
+    area,
+    overlap,
+    side_and_zone,
+    zone_of,
+)
 from xreal_synth.planning.prior import Lung, Prior
-from xreal_synth.planning.sites import CODE_OF, OTHER, ZONES, Floats, Ints, Site, area, overlap, side_and_zone, zone_of
 from xreal_synth.recipe.findings import FindingLabel
 from xreal_synth.types import PixelBox, PlacedFinding
 
 TRIES = 200
 SHAPE_TRIES = 8
+
+Overlap = Literal["allow", "avoid", "forbid"]
+
+APART_TRIES: Final[dict[Overlap, int]] = {"allow": 1, "avoid": 8, "forbid": 64}
+MOST_COVERED: Final[dict[Overlap, float]] = {"allow": 1.0, "avoid": 0.5, "forbid": 0.0}
+"""Share of an earlier finding that a later one may cover."""
+
+
+def place_apart(
+    label: FindingLabel, ground: Ground, rng: np.random.Generator, before: Sequence[PlacedFinding], rule: Overlap
+) -> PlacedFinding:
+    """Places a label; one that covers more of an earlier finding than the rule has it is drawn again.
+
+    After the tries `avoid` takes the place that covers least, `forbid` raises PlacementError, as it does
+    where there is nothing to draw: a fixed box, or a whole organ. An organ shares its place with others, but
+    under `forbid`.
+    """
+    drawn = REGIONS[FINDINGS[label.name].region].drawn
+    taken = [
+        region_mask(earlier, ground.anatomy)
+        for earlier in before
+        if rule == "forbid" or (drawn and REGIONS[earlier.region].drawn)
+    ]
+    best, least = None, np.inf
+    for _ in range(APART_TRIES[rule] if before and label.box is None else 1):
+        placed, covered = place(label, ground, rng), 0.0
+        if taken:
+            region = region_mask(placed, ground.anatomy)
+            covered = max(float((region & other).sum() / other.sum()) for other in taken)
+        if covered < least:
+            best, least = placed, covered
+        if covered <= MOST_COVERED[rule] or not drawn:
+            break
+    assert best is not None
+    if least > 0 and rule == "forbid":
+        names = list(dict.fromkeys(earlier.name for earlier in before))
+        raise PlacementError(
+            found=f"{label.name}: no place apart from {' and '.join(names)} in {APART_TRIES['forbid']} tries"
+            if label.box is None
+            else f"{label.name}: the fixed box touches {' or '.join(names)}",
+            wanted="regions that share no pixel (placement.overlap: forbid)",
+            hint="ask for other sides, zones or smaller sizes, or set placement.overlap: avoid",
+        )
+    return replace(best, prompt=label.prompt)
 
 
 def place(label: FindingLabel, ground: Ground, rng: np.random.Generator) -> PlacedFinding:
@@ -99,11 +160,12 @@ def _place_fixed(label: FindingLabel, box: PixelBox, ground: Ground) -> PlacedFi
     if not ground.chest.masked:
         return PlacedFinding(label.name, "any", "any", "box", (box,))
     organs = FINDINGS[label.name].organs
+    named = "lungs" if organs == LUNGS else " and ".join(NAMES[code] for code in organs)
     covered = float(np.isin(ground.anatomy[box[1] : box[3], box[0] : box[2]], organs).mean())
     if covered < ground.min_overlap:
         raise PlacementError(
             found=f"{label.name}: the fixed box {list(label.box or ())} has {_percent(covered)} of its area in the "
-            f"{_organ_names(organs)} of this anatomy",
+            f"{named} of this anatomy",
             wanted=f"at least {ground.min_overlap:.0%} (placement.min_overlap)",
             hint="move the box over the organ, or lower placement.min_overlap",
         )
@@ -177,9 +239,3 @@ def _no_box(label: FindingLabel, site: Site, min_overlap: float, asked: int, bes
 def _percent(share: float) -> str:
     """Rounded down, so that what falls short of a limit does not read as the limit."""
     return f"{math.floor(share * 1000) / 10:g}%"
-
-
-def _organ_names(organ_codes: tuple[int, ...]) -> str:
-    if organ_codes == LUNGS:
-        return "lungs"
-    return " and ".join(name.replace("_", " ") for name, code in ORGANS.items() if code in organ_codes)

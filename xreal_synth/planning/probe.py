@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from xreal_synth.anatomy.augment import NORMAL_HEART
-from xreal_synth.errors import AnatomyError, PlacementError, Problem, RecipeError
+from xreal_synth.errors import PlacementError, Problem, RecipeError
 from xreal_synth.findings import LABEL_SETS
 from xreal_synth.planning.build import Plan
 from xreal_synth.planning.chest import Chest
@@ -138,35 +138,23 @@ class _Tally:
     own: _Totals = field(default_factory=lambda: defaultdict(float))
     edited: _Totals = field(default_factory=lambda: defaultdict(float))
 
-    def chest(self, index: int) -> Chest | None:
-        """A group's chest; None, and counted, for a real image that cannot be used."""
-        try:
-            return self.plan.chest(index, 0, self.row)
-        except AnatomyError as error:
-            if not self.plan.on_images:
-                raise
-            self.tried += 1
-            self._fail(PlacementError(found=error.found, wanted=error.wanted, hint=error.hint, where=error.where))
-            return None
-
-    def count(self, chest: Chest, index: int) -> None:
-        """Places the row on a chest."""
+    def meet(self, index: int, chest: Chest | None = None) -> Chest | None:
+        """Places the row on a group's chest, or on the one given; None for a real image that cannot be used."""
         self.tried += 1
         kinds = len(self.plan.recipe.findings[self.row].kinds)
         try:
+            chest = self.plan.chest(index, 0, self.row) if chest is None else chest
             placed = [self.plan.place_row(self.row, chest, index, 0, variant) for variant in range(kinds)]
         except PlacementError as error:
-            self._fail(error)
-            return
+            self.errors.setdefault(error.where, []).append(error)
+            return chest
         self.placed += 1
         as_it_is, edited = self.plan.source_image(chest), self.plan.source_image(chest, self.row)
         if as_it_is is not None and edited is not None:
             for findings in placed:
                 _add(self.own, image_labels(as_it_is, ()), 1 / kinds)
                 _add(self.edited, image_labels(edited, findings), 1 / kinds)
-
-    def _fail(self, error: PlacementError) -> None:
-        self.errors.setdefault(error.where, []).append(error)
+        return chest
 
 
 def _probe_groups(plan: Plan, groups: int, budget_s: float, tallies: list[_Tally]) -> tuple[list[Chest], int, int]:
@@ -177,14 +165,11 @@ def _probe_groups(plan: Plan, groups: int, budget_s: float, tallies: list[_Tally
     for index in range(groups):
         if index >= _LEAST and time.monotonic() - start > budget_s:
             return kept, index, large
-        tally = tallies[plan.row(index)]
-        chest = tally.chest(index)
-        if chest is None:
-            continue
-        if index < _LEAST:
-            kept.append(chest)
-        large += (chest.ctr or 0.0) > NORMAL_HEART
-        tally.count(chest, index)
+        chest = tallies[plan.row(index)].meet(index)
+        if chest is not None:
+            large += (chest.ctr or 0.0) > NORMAL_HEART
+            if index < _LEAST:
+                kept.append(chest)
     return kept, groups, large
 
 
@@ -198,9 +183,7 @@ def _probe_rows(plan: Plan, kept: list[Chest], tallies: list[_Tally]) -> None:
     for tally in tallies:
         if tally.tried < tries or not tally.placed:
             for index in range(tries):
-                chest = tally.chest(index) if own else kept[index]
-                if chest is not None:
-                    tally.count(chest, index)
+                tally.meet(index, None if own else kept[index])
 
 
 def _groups_per_row(plan: Plan) -> tuple[list[float], list[float]]:

@@ -1,18 +1,22 @@
-"""Findings rows and shams of groups: exact proportions at every prefix of a shard, in random order, in constant time.
+"""Findings rows, shams and real images of groups: exact proportions, in random order, in constant time.
 
 Row i of share s_i = w_i / sum(w) is a chain of jobs, one per group; job j may stand only in the slots
 that overlap [j/s_i, (j+1)/s_i). Giving every slot its share s_i of row i's job is a fractional matching
 of jobs to slots; dependent rounding (random alternating steps around cycles, Gandhi et al. 2006) makes
-it a matching that keeps every job in its window, so that in every prefix of length m row i stands
+it a matching that keeps every job in its window, so that in every prefix of a shard, of length m, row i stands
 within one group of m*s_i, and leaves the chance of row i at any slot at exactly s_i. All arithmetic is in
 integers: weights are taken as the exact fractions that their floats are.
 
 A shard's rows are one such sequence; which groups of a row have a sham is another, in the order in which they come.
+
+Row r can use n_r of the real images. Group i shows the image at place i mod n_r of the row's list, in the folder's
+order (`listed`) or in a permutation drawn anew for every n_r groups (`shuffled`): a row shows no image twice within
+n_r groups that follow one another and begin at a multiple of n_r.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -20,10 +24,15 @@ from typing import Final
 
 import numpy as np
 
+from xreal_synth.errors import Problem, RecipeError
+from xreal_synth.findings import NO_FINDING
+from xreal_synth.images.folder import ImageFolder, RealImage
+from xreal_synth.recipe.findings import FindingRow, ImagesSource
 from xreal_synth.recipe.schema import Recipe
 from xreal_synth.seeds import stream
 
 _KEPT_SHARDS: Final = 8
+_KEPT_TURNS: Final = 64
 
 _Edges = dict[int, int]
 
@@ -174,3 +183,72 @@ class RowSequence:
             self._put(job, slot, mass + change)
         for job, slot, mass in downs:
             self._put(job, slot, mass - change)
+
+
+class ImageOrder:
+    """The images of each findings row, and the image of each group.
+
+    Raises RecipeError, with a problem for every row that no image can serve or that needs organ masks which
+    its images do not have.
+    """
+
+    def __init__(self, recipe: Recipe, folder: ImageFolder) -> None:
+        source = recipe.anatomy.source
+        assert isinstance(source, ImagesSource), "images come from a folder of images"
+        self._shuffled = source.images.order == "shuffled"
+        self.rows = tuple(
+            tuple(number for number, image in enumerate(folder.images) if _usable(row, image))
+            for row in recipe.findings
+        )
+        self._permutation = lru_cache(_KEPT_TURNS)(
+            lambda row, turn: stream(recipe.seed, turn, 0, "films", row).permutation(len(self.rows[row]))
+        )
+        problems = [
+            problem
+            for i, row in enumerate(recipe.findings)
+            for problem in _problems(i, row, [folder.images[number] for number in self.rows[i]])
+        ]
+        if problems:
+            raise RecipeError("recipe", problems)
+
+    def image(self, row: int, index: int) -> int:
+        """The number in the folder of a group's image."""
+        images = self.rows[row]
+        turn, place = divmod(index, len(images))
+        return images[int(self._permutation(row, turn)[place]) if self._shuffled else place]
+
+
+def _usable(row: FindingRow, image: RealImage) -> bool:
+    """Whether the image has what the row's edit is about, and is healthy where the row asks for that."""
+    if row.images == "healthy" and (NO_FINDING not in image.row.labels or image.own):
+        return False
+    edit = row.edit
+    if edit is None:
+        return True
+    own = {box.name for box in image.own}
+    wanted = edit.uses_own and not any(edit.removes(name) for name in own)
+    return not wanted and (edit.add is None or any(edit.adds(place.name) for place in image.places))
+
+
+def _problems(i: int, row: FindingRow, images: list[RealImage]) -> Iterator[Problem]:
+    """What keeps a row from being made of its images: there are none, or what is drawn needs organ masks."""
+    if not images and row.edit is None:
+        yield Problem(
+            f"findings[{i}].images", "no image is labelled No Finding and has no box", "one at least",
+            "take images: any, or add a labels column to manifest.csv",
+        )  # fmt: skip
+    elif not images:
+        healthy = " that is labelled No Finding" if row.images == "healthy" else ""
+        yield Problem(
+            f"findings[{i}].edit", f"no image{healthy} has a box of such a finding", "one at least",
+            "give anatomy.source.images.boxes (or places), or name other findings",
+        )  # fmt: skip
+    bare = sum(not image.row.mask for image in images)
+    drawn = [f"{path}[{n}]" for path, labels in row.kinds for n, label in enumerate(labels) if label.box is None]
+    moved = ["edit.move"] if row.edit is not None and row.edit.draws else []
+    for key in (*drawn, *moved) if bare else ():
+        yield Problem(
+            f"findings[{i}].{key}", f"{bare} of {len(images)} images have no organ mask",
+            "one for each image: places are drawn in its lungs",
+            "make masks with xreal-synth prepare, give a fixed box, or take these images out",
+        )  # fmt: skip

@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Final
 from annotated_types import Ge
 from pydantic import StringConstraints, TypeAdapter
 
-from xreal_synth.dataset.ahead import in_order
 from xreal_synth.dataset.png import encode_png
 from xreal_synth.errors import TrainingError
 from xreal_synth.images.manifest import BadImage, ImageBox, Refusal, RowFault, placed
@@ -28,6 +27,7 @@ from xreal_synth.prepare.grey import Square, look_of
 from xreal_synth.prepare.images import ReadImage, Shape, add_masks, check_mask, check_score, read_image
 from xreal_synth.prepare.segmenters import Masker
 from xreal_synth.storage import LocalStore, Store, sha256_bytes
+from xreal_synth.store import in_order
 
 JOURNAL: Final = "prepared.jsonl"
 BATCH: Final = 8

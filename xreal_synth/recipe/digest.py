@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from xreal_synth.recipe.edits import ImagesSource
+from xreal_synth.recipe.findings import ImagesSource
 from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.quality import digested_quality
 from xreal_synth.recipe.schema import Compute, MasksSource, Recipe
@@ -22,6 +22,8 @@ from xreal_synth.types import QualitySettings, SamplingSettings
 
 ON_DISK: Final = {"images": "films"}
 """Keys of a findings row as datasets have them, by today's name: their digests stay."""
+_LEFT_OUT: Final = ("name", "anatomies", "bundle", "bundle_sha256", "split", "sampling", "quality")
+"""Keys of a recipe that decide no bytes, or that stand in the digest as they are resolved."""
 _ABSENT = object()
 
 
@@ -33,20 +35,8 @@ def digested_settings(
     `content` is the digest of the real images or of the organ masks, where they are the source; without `quality`
     nothing is checked.
     """
-    dumped = recipe.model_dump(
-        mode="json",
-        exclude={
-            "name": True,
-            "anatomies": True,
-            "bundle": True,
-            "bundle_sha256": True,
-            "split": True,
-            "sampling": True,
-            "quality": True,
-            "output": {"uri"},
-            "compute": set(Compute.model_fields) - {"micro_batch", "precision"},
-        },
-    )
+    part = {"output": {"uri"}, "compute": set(Compute.model_fields) - {"micro_batch", "precision"}}
+    dumped = recipe.model_dump(mode="json", exclude={**dict.fromkeys(_LEFT_OUT, True), **part})
     dumped["findings"] = _renamed(dumped["findings"], ON_DISK)
     dumped["sampling"] = asdict(sampling)
     gate = quality or QualitySettings("none", recipe.quality.max_attempts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final, get_args, get_origin
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from xreal_synth.errors import Problem
 from xreal_synth.recipe.kinds import near, number_words, percent, shown
 from xreal_synth.recipe.schema import Recipe
-from xreal_synth.recipe.yaml_text import Path, path_text
+from xreal_synth.recipe.yaml_text import Document, KeyPath, path_text
 
 _TAGGED: Final = (("anatomy", "source"), ("compute", "actors"))
 _NUMBERS: Final[dict[str, str]] = {
@@ -48,8 +48,8 @@ _Place = tuple[str, ...]
 """A path without the numbers of list items, which have the part `[]`."""
 
 
-def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[Path]) -> list[Problem]:
-    """A failed validation in our words. `lines` are of the file, `touched` the paths set by overrides."""
+def problems_of(error: ValidationError, document: Document) -> list[Problem]:
+    """A failed validation of the document's value, in our words."""
     found = []
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
@@ -60,7 +60,7 @@ def problems_of(error: ValidationError, lines: Mapping[Path, int], touched: set[
         if at := detail.get("ctx", {}).get("at"):
             path = (*path, str(at))
         what, wanted, hint = _words(detail, path)
-        found.append(Problem(path_text(path), what + place_text(path, lines, touched), wanted, hint))
+        found.append(Problem(path_text(path), what + document.place(path), wanted, hint))
     return found
 
 
@@ -86,21 +86,11 @@ def known_keys() -> dict[_Place, tuple[str, ...]]:
     return found
 
 
-def _generic(path: Path) -> _Place:
+def _generic(path: KeyPath) -> _Place:
     return tuple("[]" if isinstance(part, int) else part for part in path)
 
 
-def place_text(path: Path, lines: Mapping[Path, int], touched: set[Path]) -> str:
-    """Where in the file a path stands, ` (line 12)`, or that `--set` put it there; empty if nowhere."""
-    if any(path[: len(one)] == one for one in touched):
-        return " (set on the command line)"
-    for length in range(len(path), 0, -1):
-        if path[:length] in lines:
-            return f" (line {lines[path[:length]]})"
-    return ""
-
-
-def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
+def _words(error: ErrorDetails, path: KeyPath) -> tuple[str, str, str]:
     """found, wanted, hint."""
     kind, value, ctx = error["type"], error["input"], error.get("ctx", {})
     if kind == "recipe":
@@ -114,7 +104,9 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     if kind in _NUMBERS:
         limits = _limits(_field(path)) or {key: ctx[key] for key in ("ge", "gt", "le", "lt") if key in ctx}
         whole = _NUMBERS[kind] or ("a whole number" if _is_whole(_field(path)) else "a number")
-        hint = _weight_hint(path) or percent(value, limits.get("le")) or _kind_hint(kind, value, path)
+        hint = percent(value, limits.get("le")) or _kind_hint(kind, value, path)
+        if _generic(path) == ("findings", "[]", "weight"):
+            hint = "remove the row if it should not be drawn"
         return shown(value), number_words(whole, **limits), hint
     if kind == "string_pattern_mismatch":
         wanted = "lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
@@ -128,7 +120,7 @@ def _words(error: ErrorDetails, path: Path) -> tuple[str, str, str]:
     return f"{shown(value)}: {error['msg']}", _meaning(path), ""
 
 
-def _unknown_key(path: Path) -> tuple[str, str, str]:
+def _unknown_key(path: KeyPath) -> tuple[str, str, str]:
     key, parent = str(path[-1]), _generic(path[:-1])
     allowed = known_keys().get(parent, ())
     today = RENAMED.get(key)
@@ -140,7 +132,7 @@ def _unknown_key(path: Path) -> tuple[str, str, str]:
     return f"unknown key `{key}`", f"one of: {', '.join(allowed)}", hint or "remove it"
 
 
-def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
+def _choice(value: object, expected: str, path: KeyPath) -> tuple[str, str, str]:
     wanted = expected.replace("'", "").replace(" or ", ", ")
     if _generic(path) == ("version",):
         newer = isinstance(value, int) and value > 1
@@ -150,7 +142,7 @@ def _choice(value: object, expected: str, path: Path) -> tuple[str, str, str]:
     return shown(value), f"one of: {wanted}" if "," in wanted else wanted, hint
 
 
-def _kind_hint(kind: str, value: object, path: Path) -> str:
+def _kind_hint(kind: str, value: object, path: KeyPath) -> str:
     if kind.startswith("model_") and isinstance(value, str) and len(path) > 1:
         label = f"{{name: {value}}}"
         hints = {"findings": f"write {{weight: 1, labels: [{label}]}}", "labels": f"write {label}"}
@@ -167,11 +159,7 @@ def _kind_hint(kind: str, value: object, path: Path) -> str:
     return ""
 
 
-def _weight_hint(path: Path) -> str:
-    return "remove the row if it should not be drawn" if _generic(path) == ("findings", "[]", "weight") else ""
-
-
-def _field(path: Path) -> FieldInfo | None:
+def _field(path: KeyPath) -> FieldInfo | None:
     *place, name = _generic(path) or ("",)
     found = (one.model_fields.get(name) for at, one in _models(Recipe) if at == tuple(place))
     return next((info for info in found if info is not None), None)
@@ -192,13 +180,15 @@ def _is_whole(kind: Any) -> bool:
     return annotation is int or any(map(_is_whole, get_args(annotation)))
 
 
-def _meaning(path: Path) -> str:
+def _meaning(path: KeyPath) -> str:
     info = _field(path)
     docs = [one.__doc__ for at, one in _models(Recipe) if at == _generic(path)]
-    return (info.description if info is not None else "") or (docs[0] if info is not None and docs else "") or ""
+    if info is None:
+        return ""
+    return " ".join((info.description or "").split()) or (docs[0] if docs else "") or ""
 
 
-def _how_to_add(path: Path) -> str:
+def _how_to_add(path: KeyPath) -> str:
     if path == ("output",) or path == ("output", "uri"):
         return "add `output: {uri: out/NAME}`, or give --output"
     return f"add `{path[-1]}: {'1' if path == ('version',) else '...'}`"

@@ -22,9 +22,13 @@ from xreal_synth.uris import refuse_uri
 
 
 class RecipePart(BaseModel):
-    """A group of keys: unknown ones are errors, nothing is converted, nothing changes."""
+    """A group of keys: unknown ones are errors, nothing is converted, nothing changes. What stands below a key is its
+    description in the schema and in errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False,
+        use_attribute_docstrings=True,
+    )  # fmt: skip
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field, create_model
 
@@ -55,41 +55,14 @@ else:
 class Quality(RecipePart):
     """The gate between sampling and delivery."""
 
-    profile: QualityProfile = Field(
-        default="standard",
-        description="Which checks run, with which limits: `none`, `standard` or `strict`. A check that the bundle "
-        "has no network for is off, and the plan says so.",
-    )
-    max_attempts: int = Field(
-        default=3, ge=1, le=20, description="Tries with new noise, then as many with new anatomy and boxes."
-    )
+    profile: QualityProfile = "standard"
+    """Which checks run, with which limits: `none`, `standard` or `strict`. A check that the bundle has no network for
+    is off, and the plan says so."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Tries with new noise, then as many with new anatomy and boxes."""
     checks: Checks = Field(default_factory=Checks)
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One check in one profile."""
-
-    action: CheckAction
-    bounds: Mapping[str, float]
-
-
-def _profile(level: Literal["standard", "strict"]) -> dict[str, Profile]:
-    found = {}
-    for entry in CHECKS.values():
-        bounds = {name: getattr(score, level) for name, score in entry.scores.items()}
-        known = {name: bound for name, bound in bounds.items() if bound is not None}
-        found[entry.name] = Profile(getattr(entry, level), known)
-    return found
-
-
-STANDARD: Final = _profile("standard")
-"""Chosen on 96 groups of xreal-mini: its worst few percent fail, as they should when looked at."""
-PROFILES: Final[dict[QualityProfile, dict[str, Profile]]] = {
-    "none": {name: Profile("off", profile.bounds) for name, profile in STANDARD.items()},
-    "standard": STANDARD,
-    "strict": _profile("strict"),
-}
 NEGATIVE_BELOW: Final = 0.5
 """Default of `labels.negative_below`."""
 FILES: Final = {entry.name: entry.file.key for entry in CHECKS.values() if entry.file is not None}
@@ -102,6 +75,18 @@ class KnownFile:
 
     sha256: str
     bounds: Mapping[str, float] = field(default_factory=dict)
+
+
+def in_profile(check: str, profile: QualityProfile) -> tuple[CheckAction, dict[str, float]]:
+    """A check's action and bounds in a profile.
+
+    Those of `standard` were chosen on 96 groups of xreal-mini: its worst few percent fail, as they should when looked
+    at.
+    """
+    entry, level = CHECKS[check], "strict" if profile == "strict" else "standard"
+    bounds = {name: getattr(score, level) for name, score in entry.scores.items()}
+    known = {name: bound for name, bound in bounds.items() if bound is not None}
+    return "off" if profile == "none" else getattr(entry, level), known
 
 
 def resolve_quality(
@@ -119,20 +104,21 @@ def resolve_quality(
     limits to one that is off, or names another file than it was.
     """
     checks, unchecked, problems = list[CheckSettings](), dict[str, str](), list[Problem]()
-    for name, profile in PROFILES[quality.profile].items():
+    for name in CHECKS:
+        action, bounds = in_profile(name, quality.profile)
         given: CheckBounds = getattr(quality.checks, name)
         written: dict[str, Any] = given.model_dump(exclude_none=True)
-        action, file = given.action or profile.action, files.get(name)
+        action, file = given.action or action, files.get(name)
         problem = _problem(name, action, written, unable.get(name), file)
         if problem is not None:
             problems.append(problem)
         elif action != "off" and name in unable:
             unchecked[name] = unable[name]
         elif action != "off":
-            limits = {**profile.bounds, **(file.bounds if file else {}), **written}
-            bounds = {score: float(limits[score]) for score in CHECKS[name].scores if score in limits}
+            limits = {**bounds, **(file.bounds if file else {}), **written}
+            taken = {score: float(limits[score]) for score in CHECKS[name].scores if score in limits}
             path, sha256 = (written.get(FILES[name]), file.sha256) if file else (None, None)
-            checks.append(CheckSettings(name, action, bounds, path, sha256))
+            checks.append(CheckSettings(name, action, taken, path, sha256))
     if problems:
         raise RecipeError(source, problems)
     return QualitySettings(quality.profile, quality.max_attempts, tuple(checks), unchecked, negative_below)
@@ -141,7 +127,7 @@ def resolve_quality(
 def check_file(quality: Quality, name: str) -> str | None:
     """The file that the recipe names for a check that is not off."""
     given: CheckBounds = getattr(quality.checks, name)
-    action = given.action or PROFILES[quality.profile][name].action
+    action = given.action or in_profile(name, quality.profile)[0]
     path: str | None = getattr(given, FILES[name])
     return None if action == "off" else path
 

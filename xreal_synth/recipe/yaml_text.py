@@ -17,7 +17,7 @@ from yaml import events as ev
 
 from xreal_synth.errors import Problem
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 20
@@ -32,14 +32,23 @@ _WORDS: Final[dict[str, object]] = {
 
 @dataclass(slots=True)
 class Document:
-    """A YAML text as read: its value, the line of every path in it, and what is wrong with it."""
+    """A YAML text as read: its value, the line of every path in it, what is wrong with it, and the paths that overrides
+    have set."""
 
     value: object = None
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    touched: set[KeyPath] = field(default_factory=set)
+
+    def place(self, path: KeyPath) -> str:
+        """Where in the file a path stands, ` (line 12)`, or that `--set` put it there; empty if nowhere."""
+        if any(path[: len(one)] == one for one in self.touched):
+            return " (set on the command line)"
+        at = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self.lines), None)
+        return "" if at is None else f" (line {self.lines[at]})"
 
 
-def path_text(path: Path) -> str:
+def path_text(path: KeyPath) -> str:
     """`("findings", 1, "weight")` as `findings[1].weight`."""
     text = ""
     for part in path:
@@ -112,11 +121,11 @@ class _Reader:
             elif isinstance(event, ev.NodeEvent):
                 self.document.value = self.node(event, ())
 
-    def complain(self, path: Path, event: ev.Event, found: str, wanted: str = "", hint: str = "") -> None:
+    def complain(self, path: KeyPath, event: ev.Event, found: str, wanted: str = "", hint: str = "") -> None:
         line = _line(event)
         self.document.problems.append(Problem(path_text(path), f"{found} (line {line})", wanted, hint))
 
-    def node(self, event: ev.Event, path: Path) -> object:
+    def node(self, event: ev.Event, path: KeyPath) -> object:
         if len(path) > MAX_DEPTH:
             raise _TooDeepError(f"line {_line(event)}")
         self.document.lines[path] = _line(event)
@@ -136,7 +145,7 @@ class _Reader:
             return self.sequence(path)
         return self.mapping(path)
 
-    def sequence(self, path: Path) -> list[object]:
+    def sequence(self, path: KeyPath) -> list[object]:
         items: list[object] = []
         for event in self.events:
             if isinstance(event, ev.SequenceEndEvent):
@@ -144,7 +153,7 @@ class _Reader:
             items.append(self.node(event, (*path, len(items))))
         return items
 
-    def mapping(self, path: Path) -> dict[str, object]:
+    def mapping(self, path: KeyPath) -> dict[str, object]:
         found: dict[str, object] = {}
         for event in self.events:
             if isinstance(event, ev.MappingEndEvent):
@@ -160,7 +169,7 @@ class _Reader:
                 self.document.lines[here] = _line(event)
         return found
 
-    def key(self, event: ev.Event, path: Path) -> str:
+    def key(self, event: ev.Event, path: KeyPath) -> str:
         if isinstance(event, ev.ScalarEvent):
             if event.value == "<<" and event.style is None:
                 self.complain(path, event, "a merge key `<<`", "values written out")

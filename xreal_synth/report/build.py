@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import INDEX, REJECTED, REPORT, SAMPLES
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.errors import StorageError
 from xreal_synth.models.describe import BundleInfo, describe_made_with
 from xreal_synth.report.card import dataset_card

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import HUB_SPLITS, SHARDS
-from xreal_synth.dataset.summary import DatasetSummary, LabelTally
+from xreal_synth.dataset.record import DatasetSummary, LabelTally
 from xreal_synth.escaping import for_markdown, without_places
 from xreal_synth.models.describe import BundleInfo
 from xreal_synth.report.words import asked_rows

@@ -14,9 +14,9 @@ import jinja2
 
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.names import QUARANTINE, RECORDS, REJECTED, SAMPLES, SHARDS, quarantine_key, shards_in, stem_of
-from xreal_synth.dataset.runlog import read_note
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.dataset.seal import unsealed
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.status import read_note
 from xreal_synth.errors import DatasetError, RecipeError, StorageError
 from xreal_synth.escaping import without_places
 from xreal_synth.models.describe import BundleInfo

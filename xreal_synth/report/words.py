@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.summary import DatasetSummary
+from xreal_synth.dataset.record import DatasetSummary
 from xreal_synth.quality.gate import SCORES
 from xreal_synth.recipe.digest import ON_DISK
-from xreal_synth.recipe.edits import EditRule
+from xreal_synth.recipe.findings import EditRule
 
 _DONE: Final = {"reject": "refused", "warn": "flagged"}
 

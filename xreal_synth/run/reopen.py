@@ -13,9 +13,9 @@ from xreal_synth.recipe.digest import differences, findings_rows
 from xreal_synth.recipe.explain import problems_of
 from xreal_synth.recipe.load import LoadedRecipe, in_todays_words
 from xreal_synth.recipe.quality import as_digested
-from xreal_synth.recipe.resolve import written_sampling
+from xreal_synth.recipe.sampling import written_sampling
 from xreal_synth.recipe.schema import Compute, Recipe, Split
-from xreal_synth.recipe.yaml_text import parse
+from xreal_synth.recipe.yaml_text import Document, parse
 from xreal_synth.run.setup import Run, open_run
 from xreal_synth.storage import Store
 
@@ -65,7 +65,7 @@ def reopen(
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(f"{one.path}: {one.found}" for one in problems_of(error, {}, set()))
+        problems = "; ".join(f"{one.path}: {one.found}" for one in problems_of(error, Document()))
         raise DatasetError(
             where=store.uri, found=f"settings in {DATASET} that no recipe may have: {problems}",
             wanted="a dataset that xreal-synth made", hint="take it from where it was copied again",

@@ -23,9 +23,9 @@ from xreal_synth.planning.build import Geometry, Plan
 from xreal_synth.planning.prior import Prior
 from xreal_synth.planning.probe import probe
 from xreal_synth.recipe.digest import differences, digested_settings, recipe_digest
-from xreal_synth.recipe.edits import ImagesFolder, ImagesSource
+from xreal_synth.recipe.findings import ImagesFolder, ImagesSource
 from xreal_synth.recipe.load import LoadedRecipe, shipped_file
-from xreal_synth.recipe.resolve import resolve_sampling, with_upscaler
+from xreal_synth.recipe.sampling import resolve_sampling, with_upscaler
 from xreal_synth.recipe.schema import MasksSource, Recipe
 from xreal_synth.run.quality import open_quality
 from xreal_synth.storage import Store, private_files, require_writable

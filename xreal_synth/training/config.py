@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from xreal_synth.errors import TrainingError
 from xreal_synth.recipe.kinds import near
-from xreal_synth.recipe.overrides import apply
+from xreal_synth.recipe.load import apply
+from xreal_synth.recipe.yaml_text import Document
 from xreal_synth.training.settings import CONFIGS, NetworkConfig, TrainConfig
 
 _typed: Any = NetworkConfig
@@ -36,8 +37,9 @@ def load_config(network: str, path: Path, overrides: Sequence[str] = ()) -> Trai
         ) from error
     if not isinstance(tree, dict):
         raise TrainingError(where=str(path), found=type(tree).__name__, wanted="a YAML mapping")
-    _, problems, _ = apply(tree, overrides)
-    if problems:
+    document = Document(tree)
+    apply(document, overrides)
+    if problems := document.problems:
         raise TrainingError(
             found="; ".join(f"override {one.path.removeprefix('--set ')!r}: {one.found}" for one in problems),
             wanted=problems[0].wanted,

@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from xreal_synth.dataset.ahead import in_order, readers
 from xreal_synth.errors import TrainingError
 from xreal_synth.findings import FINDINGS, NO_FINDING, REGIONS
 from xreal_synth.images.files import ImageFiles, ImagePair, checked_pair
 from xreal_synth.images.manifest import BadImage, ImageRow, Refusal, RowFault, fault_counts, read_manifest
 from xreal_synth.storage import open_store
+from xreal_synth.store import in_order, readers
 from xreal_synth.training.draws import BatchPart, plain_view, warped_view, whole
 from xreal_synth.training.settings import DataSettings, DrawSettings
 from xreal_synth.types import Mask, NormBox
