@@ -9,11 +9,15 @@ import pytest
 from tests.doubles.shards import run_shard
 from xreal_synth.dataset.finish import finish
 from xreal_synth.dataset.head import read_head
+from xreal_synth.dataset.table import read_table
 from xreal_synth.dataset.verify import verify
 from xreal_synth.engine.ledger import read_ledger
-from xreal_synth.engine.progress import ShardAdopted, ShardDiscarded
+from xreal_synth.engine.progress import ShardAdopted, ShardDiscarded, Warned
+from xreal_synth.engine.ray_driver import generate
 from xreal_synth.errors import BundleError, DatasetError
-from xreal_synth.run.setup import check_before_start
+from xreal_synth.recipe.load import LoadedRecipe, recipe_from_text
+from xreal_synth.report.build import build
+from xreal_synth.run.setup import check_before_start, open_run
 from xreal_synth.storage import LocalStore, RemoteStore
 
 FINGERPRINT = {"device": "fake"}
@@ -158,3 +162,21 @@ def test_on_object_storage_sizes_are_listed_and_not_asked_one_by_one(whole, monk
     ledger, events = look(run, remote)
     assert ledger.todo == (1, 3)
     assert [event.shard for event in events] == [1, 3]
+
+
+def test_another_split_is_kept_and_told_though_no_shard_is_left(whole):
+    """Or a report, which follows the recipe that is kept, would move the images back."""
+    run, store = whole
+    text = run.loaded.text.replace("split: {val: 0.3}", "split: {val: 0.6}")
+    split = open_run(LoadedRecipe(recipe_from_text(text), text))
+    told = []
+    assert generate(run, store, on_event=told.append).exit_code == 0
+    assert not any(isinstance(event, Warned) for event in told)
+    assert generate(split, store, on_event=told.append).exit_code == 0
+    (warned,) = (event for event in told if isinstance(event, Warned))
+    assert "val 0.3 and test 0 of this dataset, now val 0.6" in str(warned)
+    assert store.read_bytes("recipe.yaml").decode() == text
+    in_run = read_table(store.read_bytes("samples.parquet"), "samples.parquet").column("split").to_pylist()
+    build(store)
+    assert read_table(store.read_bytes("samples.parquet"), "samples.parquet").column("split").to_pylist() == in_run
+    assert "val" in in_run

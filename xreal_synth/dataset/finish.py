@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xreal_synth.dataset.head import DatasetHead
-from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards
+from xreal_synth.dataset.index import IndexWriter, asked_groups, names_shards, splits_of
 from xreal_synth.dataset.names import INDEX, RECORDS, REJECTED, SAMPLES, record_key, shards_in, stem_of
 from xreal_synth.dataset.record import DatasetSummary, parse_record, stamp
 from xreal_synth.dataset.table import PARQUET_SETTINGS, read_table, rejected_schema, sample_schema, with_splits
@@ -36,7 +36,8 @@ def finish(
 ) -> DatasetSummary:
     """Writes the three files from whatever shards are done, replacing older ones, the index last.
 
-    `split_of(group)` puts the recipe's present split in place of the one the shards were written under.
+    `split_of(group)` puts the present split in place of the one the shards were written under; without it the
+    splits stay as samples.parquet has them.
     `asked` is the number of groups that the recipe asks for; without it what the index has told stays.
     Raises DatasetError on a damaged record or table.
     """
@@ -52,8 +53,8 @@ def finish(
         with IndexWriter(Path(folder, "lines")) as lines:
             merged = Merger(whole, sample_schema(), lines.tally.add)
             with merged as samples, Merger(rejects, rejected_schema()) as rejected:
-                threads = readers(store, decoding=True)
-                for record, table, refused in in_order(partial(_read, store, head, split_of), shards, threads):
+                threads, split = readers(store, decoding=True), _splitting(store, split_of)
+                for record, table, refused in in_order(partial(_read, store, head, split), shards, threads):
                     lines.add(record)
                     samples.add(table, record.table.path)
                     if record.rejects is not None:
@@ -65,18 +66,33 @@ def finish(
     return lines.tally.summary(asked)
 
 
-def _read(store: Store, head: DatasetHead, split_of: SplitOf | None, shard: int) -> tuple[ShardRecord, Any, Any]:
+def _splitting(store: Store, split_of: SplitOf | None) -> Callable[[Any], Any]:
+    """Gives a shard's table its present splits; its own where nothing tells others."""
+    if split_of is None:
+        try:
+            return splits_of(store).applied
+        except DatasetError:  # samples.parquet is not as it was written, and is written anew
+            return lambda table: table
+
+    def present(table: Any) -> Any:
+        groups = table.column("group").to_pylist()
+        splits = {group: split_of(group) for group in dict.fromkeys(groups)}
+        return with_splits(table, [splits[group] for group in groups])
+
+    return present
+
+
+def _read(store: Store, head: DatasetHead, split: Callable[[Any], Any], shard: int) -> tuple[ShardRecord, Any, Any]:
     """A shard's record and tables; raises DatasetError on a damaged or foreign one."""
     key = record_key(stem_of(head.name, shard))
     record = parse_record(store.read_bytes(key), key)
     if record.digest != head.digest or record.shard != shard:
         raise DatasetError(where=key, found="the record of another shard or dataset", hint="run repair")
-    samples = _table(store, record.table)
-    if split_of is not None:
-        groups = samples.column("group").to_pylist()
-        present = {group: split_of(group) for group in dict.fromkeys(groups)}
-        samples = with_splits(samples, [present[group] for group in groups])
-    return record, samples, record.rejects and _table(store, record.rejects, rejected_schema())
+    return (
+        record,
+        split(_table(store, record.table)),
+        record.rejects and _table(store, record.rejects, rejected_schema()),
+    )
 
 
 def _table(store: Store, entry: FileStamp, schema: Any = None) -> Any:

@@ -34,8 +34,9 @@ from xreal_synth.engine.ray_pool import RayPool
 from xreal_synth.engine.ray_probe import probed
 from xreal_synth.engine.ray_session import Exported, resources, session, stop_signals
 from xreal_synth.engine.schedule import Limits
+from xreal_synth.run.reopen import kept_split, recipe_text
 from xreal_synth.run.resources import ActorShape, Resources, actor_shape, recorded_micro_batch
-from xreal_synth.run.setup import Run, check_before_start
+from xreal_synth.run.setup import Run, check_before_start, claim
 from xreal_synth.storage import Store, retrying
 
 PATIENCE_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -77,15 +78,26 @@ def generate(
         note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
         events += [note.on_event, log.on_event, RunMeters(Exported(run.recipe.name)).on_event]
         head = check_before_start(run, store)
+        if head is not None:
+            _compare_split(run, store, events)
         store.sweep()
         ledger = read_ledger(run, store, head.fingerprint if head else {}, events, again, leave)
         account = Account(run, store, ledger.totals, events)
         if head is not None and not ledger.todo:
+            claim(run, store, head.fingerprint)
             summary = account.summary(head, leave, {}, stopped=False)
         else:
             summary = _on_ray(account, ledger, head, leave, address, stop, backend, limits)
         events(RunEnded(summary))
     return summary
+
+
+def _compare_split(run: Run, store: Store, tell: OnEvent) -> None:
+    """Tells where the recipe that is kept splits the images otherwise: no other change moves any."""
+    before, now = kept_split(recipe_text(store)), run.recipe.split
+    if before not in (None, now):
+        was = f"val {before.val:g} and test {before.test:g} of this dataset, now val {now.val:g} and test {now.test:g}"
+        tell(Warned(f"split: {was}: images go from one split to another"))
 
 
 def _on_ray(

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from xreal_synth.dataset.head import DatasetHead
 from xreal_synth.dataset.index import asked_groups
 from xreal_synth.dataset.names import RECIPE, RECORDS, quarantine_key, shards_in, stem_of
@@ -23,8 +21,7 @@ from xreal_synth.engine.ledger import adopt, adoptable
 from xreal_synth.engine.progress import RunSummary
 from xreal_synth.engine.publish import intact
 from xreal_synth.errors import DatasetError, StorageError
-from xreal_synth.recipe.schema import Split
-from xreal_synth.run.reopen import recipe_text, reopen, setting
+from xreal_synth.run.reopen import kept_split, recipe_text, reopen, setting
 from xreal_synth.run.setup import Run
 from xreal_synth.storage import Store
 from xreal_synth.types import ShardRecord
@@ -82,7 +79,7 @@ def open_for_repair(
     """
     text = recipe_text(store)
     asked = anatomies or _asked(store, text)
-    split = _split(text)
+    split = kept_split(text)
     there = _groups_there(store, head)
     if asked is None or split is None:
         raise DatasetError(
@@ -156,15 +153,6 @@ def _asked(store: Store, text: str) -> int | None:
     note = read_note(store)
     told = (note.groups if note else None, asked_groups(store), setting(text, "anatomies"))
     return next((groups for groups in told if isinstance(groups, int) and groups > 0), None)
-
-
-def _split(text: str) -> Split | None:
-    if setting(text, "version") is None:
-        return None
-    try:
-        return Split.model_validate(setting(text, "split") or {})
-    except ValidationError:
-        return None
 
 
 def _groups_there(store: Store, head: DatasetHead) -> int:

@@ -35,7 +35,7 @@ class Built:
 def build(store: Store, summary: DatasetSummary | None = None, bundle: BundleInfo | None = None) -> Built:
     """Writes card, contact sheet and report; without a summary the tables and the index are written anew first.
 
-    The splits are then those that the shards were written under. Raises DatasetError, StorageError.
+    The splits stay as samples.parquet has them. Raises DatasetError, StorageError.
     """
     head = read_head(store)
     if head.real_images:

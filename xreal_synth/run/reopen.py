@@ -138,6 +138,16 @@ def setting(text: str, *path: str) -> object:
     return None if document.problems else _below(document.value, *path)
 
 
+def kept_split(text: str) -> Split | None:
+    """The split of the recipe as given; None of a text that is none."""
+    if setting(text, "version") is None:
+        return None
+    try:
+        return Split.model_validate(setting(text, "split") or {})
+    except ValidationError:
+        return None
+
+
 def _below(value: object, *path: str) -> object:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
