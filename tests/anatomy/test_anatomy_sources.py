@@ -110,6 +110,8 @@ def test_bad_files_are_named_together_when_the_folder_is_opened_and_can_be_left_
     assert caught.value.found.count(found) == 2
     assert "exclude: [image-1.png, image-2.png]" in caught.value.hint
     assert len(FolderSource(folder, exclude=("image-1.png", "image-2.png"))) == whole - 2
+    with pytest.raises(AnatomyError, match=r"no mask image-9.png to leave out"):
+        FolderSource(folder, exclude=("image-9.png",))
 
 
 def test_no_folder_no_masks_no_bank(tmp_path: Path) -> None:

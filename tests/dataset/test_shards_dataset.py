@@ -155,6 +155,8 @@ def test_a_missing_file_is_found(dataset: Store, key: str) -> None:
         dataset.delete(key)
         problems = verify(dataset).problems
         assert any(problem.path == key for problem in problems), problems
+        commands = {str(problem).split("; run ")[1] for problem in problems if "to build it again" in str(problem)}
+        assert commands <= {f"{'repair' if '/' in key else 'report'} to build it again"}
     finally:
         dataset.replace(key, data)
 

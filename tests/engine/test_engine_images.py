@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.doubles.shards import run_shard
+from xreal_synth.cli.main import main
 from xreal_synth.dataset.head import read_head
 from xreal_synth.dataset.names import record_key, stem_of
 from xreal_synth.dataset.tar import read_tar
@@ -216,3 +217,16 @@ def test_findings_that_the_bundle_does_not_know_are_refused(open_images: OpenIma
     edit = "{move: {findings: [Nodule]}}"
     with pytest.raises(BundleError, match="cannot make Nodule"):
         open_images(findings=f"[{{weight: 1, labels: [], edit: {edit}}}]")
+
+
+def test_the_plan_blames_no_heart_for_what_nobody_read_a_real_image_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "edited.yaml").write_text(RECIPE.replace("FOLDER", str(folder)))
+    monkeypatch.setattr("sys.argv", ["xreal-synth", "plan", str(tmp_path / "edited.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = capsys.readouterr()
+    assert "Cardiomegaly" in said.out
+    assert "a heart over half" not in said.err

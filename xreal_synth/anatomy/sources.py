@@ -70,8 +70,8 @@ class FolderSource:
 
     Masks named in `exclude` are left out. Raises AnatomyError naming every file that cannot be read, is not square,
     holds a foreign code or is not a chest (swapped lungs, a lung missing): for the first CHECK_AT_OPEN files at once,
-    so that nothing is written for a folder that cannot be used. `content` is the masks' digest; if one is given,
-    AnatomyError where it is another.
+    so that nothing is written for a folder that cannot be used; and of a name in `exclude` that no mask has. `content`
+    is the digest of masks that were used before; AnatomyError where it is another.
     """
 
     source_name = "masks"
@@ -84,7 +84,13 @@ class FolderSource:
         content: str | None = None,
         exclude: Collection[str] = (),
     ) -> None:
-        self._files = [file for file in mask_files(path, suffix) if file.id not in exclude]
+        files = mask_files(path, suffix)
+        if content is None and (unknown := set(exclude).difference(file.id for file in files)):
+            raise AnatomyError(
+                where=str(path), found=f"no mask {', '.join(sorted(unknown))} to leave out",
+                wanted="names of masks that are there", hint="correct anatomy.source.masks.exclude",
+            )  # fmt: skip
+        self._files = [file for file in files if file.id not in exclude]
         self._settings = settings or Augmentation()
         self._require_usable(str(path))
         self.content = content_of(self._files)

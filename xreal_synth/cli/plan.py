@@ -74,7 +74,7 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     for line in run.plan.notes:
         notes.print(line)
     wide = next(count.unknown for count in report.labels if count.label == HEART_FINDING)
-    if wide and run.recipe.labels.unrequested == "negative":
+    if wide and run.recipe.labels.unrequested == "negative" and not run.plan.on_images:
         why = "a heart over half as wide as the chest, which nobody asked for"
         notes.print(f"{HEART_FINDING} is unknown in about {wide:,.0f} images: {why}")
     for row in report.rows:

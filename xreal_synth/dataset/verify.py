@@ -95,7 +95,8 @@ def verify(
             on_shard(done, len(wanted))
         complete = len(sound) == len(wanted)
         whole = _whole_problems(store, head, sound, lines, complete=complete, deep=deep)
-        problems += [VerifyProblem(path, f"{text}; run report to build it again", None) for path, text in whole]
+        command = "report" if complete else "repair"
+        problems += [VerifyProblem(path, f"{text}; run {command} to build it again", None) for path, text in whole]
     return VerifyReport(len(wanted), samples, tuple(problems))
 
 

@@ -103,7 +103,7 @@ def with_overrides(text: str, overrides: Sequence[str]) -> str:
     """A recipe's text with overrides in it: the one kept with a dataset must give that dataset. Comments are lost."""
     document = parse(text)
     apply(document, overrides)
-    return "# as given, with what the command line replaced in it\n" + yaml.safe_dump(
+    return "# as given, with what --set replaced in it\n" + yaml.safe_dump(
         document.value, sort_keys=False, allow_unicode=True
     )
 
