@@ -49,6 +49,14 @@ def test_images_of_minors_are_left_out_and_told_unless_their_split_is_named(imag
     assert len(opened(image_folder("asked", manifest=rows), splits=("train", "minor", "val"))) == 6
 
 
+def test_an_image_of_one_colour_is_not_edited(image_folder: Write) -> None:
+    folder = image_folder()
+    Image.new("L", (96, 96), 3).save(folder / "a.png")
+    images = opened(folder)
+    with pytest.raises(AnatomyError, match=r"a\.png: image has only one colour"):
+        images.image(0, 64)
+
+
 def test_a_image_of_the_models_size_keeps_its_bytes(image_folder: Write) -> None:
     folder = image_folder()
     stored = np.asarray(Image.open(folder / "a.png"))

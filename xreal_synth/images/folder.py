@@ -25,7 +25,7 @@ from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.errors import AnatomyError, StorageError, TrainingError
 from xreal_synth.findings import FINDINGS, takes_box
 from xreal_synth.images.boxes import BadBoxes, boxes_by_image, norm_box, read_entries
-from xreal_synth.images.files import ImageFiles, decode_image, shown_size
+from xreal_synth.images.files import ImageFiles, check_contrast, decode_image, shown_size
 from xreal_synth.images.manifest import MANIFEST, BadImage, ImageBox, ImageRow, read_manifest
 from xreal_synth.opening import UnreadableError, open_image
 from xreal_synth.recipe.findings import ImagesFolder
@@ -108,6 +108,7 @@ class ImageFolder:
         image = self.images[number]
         try:
             decoded = decode_image(self._read(image.row.shard, image.row.image, image.sha256))
+            check_contrast(decoded)
         except BadImage as bad:
             raise AnatomyError(where=image.id, found=bad.reason, wanted="a grey image of 8 bits") from bad
         return resize_image(padded(decoded), size)
