@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -165,6 +166,19 @@ def test_the_note_follows_the_run(tmp_path, open_fault_run, fake):
     keeper.on_event(RunEnded(summary))
     assert (read_note(store).exit_code, read_note(store).actors) == (75, 0)
     assert heard == [], "nothing went wrong"
+
+
+def test_a_run_that_is_broken_off_has_stopped(tmp_path, open_fault_run, fake):
+    """As by a second Ctrl-C: nobody would say any more how it ended."""
+    run, store = open_fault_run(), LocalStore(tmp_path)
+    claim(run, store, environment(fake(run)))
+    with suppress(KeyboardInterrupt), NoteKeeper(store, 12, 6, [].append) as keeper:
+        keeper.on_event(ActorUp("a0", "n", 1.0))
+        assert StatusReader(store).read().state == "running"
+        raise KeyboardInterrupt
+    found = StatusReader(store).read()
+    assert (found.state, found.actors) == ("stopped", 0)
+    assert "run the same command again" in found.message
 
 
 def test_a_note_that_cannot_be_written_is_reported_once(tmp_path, open_fault_run, fake):

@@ -33,7 +33,17 @@ from typing import IO, TYPE_CHECKING
 
 from xreal_synth.dataset.names import DATASET
 from xreal_synth.dataset.status import FORMAT, RunNote, log_key, read_note, write_note
-from xreal_synth.engine.progress import ActorUp, Advanced, Event, OnEvent, RunEnded, RunSummary, Warned, event_name
+from xreal_synth.engine.progress import (
+    STOPPED,
+    ActorUp,
+    Advanced,
+    Event,
+    OnEvent,
+    RunEnded,
+    RunSummary,
+    Warned,
+    event_name,
+)
 from xreal_synth.errors import StorageError
 from xreal_synth.run.fingerprint import installed_version
 from xreal_synth.storage import LocalStore, Store, scrubbed, secrets
@@ -219,7 +229,8 @@ class NoteKeeper:
     """Writes progress.json every `every_s` seconds from the first actor that is up, and how the run ended; says with
     `tell` where it cannot.
 
-    Before that the place is not claimed, and a run that cannot start leaves nothing behind.
+    Before that the place is not claimed, and a run that cannot start leaves nothing behind. A context manager: a run
+    that an exception ends, as a second Ctrl-C, has stopped.
     """
 
     def __init__(
@@ -235,6 +246,14 @@ class NoteKeeper:
         self._every, self._clock = every_s, clock
         self._note = RunNote(0.0, None, groups, shards, 0)
         self._begun = self._failed = False
+
+    def __enter__(self) -> NoteKeeper:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and self._begun and self._note.exit_code is None:
+            message = "broken off: run the same command again to go on"
+            self._write(replace(self._note, exit_code=STOPPED, actors=0, message=message))
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, RunEnded):

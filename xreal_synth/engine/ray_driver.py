@@ -74,9 +74,9 @@ def generate(
     limits = limits or Limits(boot_s=given.boot_timeout_s, hang_s=given.hang_timeout_s, drain_s=given.drain_s)
     store = retrying(store)
     events = Events([on_event])
-    with journal(run, store, events) as log:
-        note = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
-        events += [note.on_event, log.on_event, RunMeters(Exported(run.recipe.name)).on_event]
+    keeper = NoteKeeper(store, run.recipe.anatomies, run.plan.shard_count, events)
+    with journal(run, store, events) as log, keeper:
+        events += [keeper.on_event, log.on_event, RunMeters(Exported(run.recipe.name)).on_event]
         head = check_before_start(run, store)
         if head is not None:
             _compare_split(run, store, events)
