@@ -37,9 +37,12 @@ def test_plan_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def test_plan_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "plan", str(ROOT / "recipes/smoke.yaml"))
-    said = capsys.readouterr().out
-    assert "Effusion + Atelectasis" in said
-    assert "18 of 10 anatomies" in said
+    said = capsys.readouterr()
+    assert "Effusion + Atelectasis" in said.out
+    assert "18 of 10 anatomies" in said.out
+    assert "too few" not in said.err
+    call(monkeypatch, "plan", str(ROOT / "recipes/smoke.yaml"), "--set", "anatomies=2")
+    assert "too few anatomies for every row: none for row 0, 3" in capsys.readouterr().err
 
 
 def test_a_billion_samples_need_neither_torch_nor_ray_nor_memory() -> None:

@@ -77,6 +77,8 @@ def _show(run: Run, report: ProbeReport, guess: CostEstimate) -> None:
     if wide and run.recipe.labels.unrequested == "negative" and not run.plan.on_images:
         why = "a heart over half as wide as the chest, which nobody asked for"
         notes.print(f"{HEART_FINDING} is unknown in about {wide:,.0f} images: {why}")
+    if without := [str(row.row) for row in report.rows if not row.groups]:
+        notes.print(f"too few anatomies for every row: none for row {', '.join(without)}")
     for row in report.rows:
         for error, times in row.reasons:
             notes.print(f"{error.where}: not placed on {times} of {row.tried} anatomies: {error.found}")
