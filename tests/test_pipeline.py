@@ -235,6 +235,12 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "an array in a recipe": (lambda pipe: plan({"version": 1, "seed": np.int64(3)}), RecipeError, "lists and dicts"),
     "an output of text": (lambda pipe: pipe(output="x"), RecipeError, "output"),
     "sampling of text": (lambda pipe: pipe(sampling="fast", steps=3), RecipeError, "sampling"),
+    "overrides of text": (lambda pipe: plan(RECIPE, overrides="anatomies=3"), RecipeError, "write ['anatomies=3']"),
+    "overrides as a dict": (
+        lambda pipe: generate(RECIPE, overrides={"anatomies": 3, "sampling": {"steps": 4}}),  # type: ignore[arg-type]
+        RecipeError, "write ['anatomies=3', 'sampling={\"steps\": 4}']",
+    ),
+    "overrides of numbers": (lambda pipe: plan(RECIPE, overrides=[3]), RecipeError, "a list of texts"),  # type: ignore[list-item]
     "no dataset": (lambda pipe: Dataset("no/such/set"), DatasetError, "dataset.json"),
 }
 
