@@ -230,6 +230,8 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "no such bundle": (lambda pipe: Pipeline("nothing"), BundleError, "xreal-mini"),
     "no such device": (lambda pipe: Pipeline(device="gpu"), EngineError, "cpu or cuda"),  # type: ignore[arg-type]
     "no such precision": (lambda pipe: Pipeline(precision="fp16"), RecipeError, "bf16"),  # type: ignore[arg-type]
+    "None for a recipe": (lambda pipe: plan(None), RecipeError, "null"),  # type: ignore[arg-type]
+    "a list for a recipe": (lambda pipe: generate([1]), RecipeError, "YAML text, or a dict"),  # type: ignore[arg-type]
     "no such recipe": (lambda pipe: generate("no.yaml"), RecipeError, "No such file"),
     "a set in a recipe": (lambda pipe: plan({"version": 1, "findings": {1, 2}}), RecipeError, "wanted"),
     "an array in a recipe": (lambda pipe: plan({"version": 1, "seed": np.int64(3)}), RecipeError, "lists and dicts"),

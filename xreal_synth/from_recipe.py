@@ -102,6 +102,8 @@ def _loaded(recipe: RecipeGiven, overrides: Sequence[str], output: str | None) -
         return _of_dict(recipe, "recipe", overrides, output)
     if isinstance(recipe, str) and "\n" in recipe:
         return _of_text(recipe, "recipe", overrides, output)
+    if not isinstance(recipe, str | os.PathLike):
+        raise RecipeError("recipe", [Problem("", shown(recipe), "a recipe's name or file, its YAML text, or a dict")])
     loaded = load_recipe(Path(recipe), overrides=overrides, output=output)
     if beside := _beside(loaded.recipe, recipe_file(Path(recipe))):
         loaded = load_recipe(Path(recipe), overrides=[*overrides, *beside], output=output)
