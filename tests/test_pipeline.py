@@ -258,8 +258,10 @@ def test_a_mistake_is_told_in_our_words(pipe: Pipeline, what: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_here_is_told() -> None:
-    with pytest.raises(EngineError, match="no GPU"):
-        Pipeline("xreal-tiny", device="cuda")
+    with pytest.raises(EngineError, match="no GPU") as error:
+        Pipeline.from_pretrained("xreal-tiny", device="cuda")
+    assert "device='cuda'" in str(error.value)
+    assert "gpus_per_actor" not in str(error.value), "a key that the caller has not given"
 
 
 # Datasets

@@ -49,6 +49,9 @@ class Pipeline:
     ) -> None:
         if device not in _GPUS:
             raise EngineError(found=f"device={device!r}", wanted="auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            found = "device='cuda', and torch sees no GPU on this machine"
+            raise EngineError(found=found, wanted="a device that is there", hint="device='auto' or device='cpu'")
         self._always = {"bundle": str(bundle), "compute": {"gpus_per_actor": _GPUS[device], "precision": precision}}
         self._backends: dict[tuple[object, ...], TorchBackend] = {}
         with _own_settings():
