@@ -211,7 +211,10 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "no list": (lambda pipe: pipe("Pneumonia"), RecipeError, "['Pneumonia']"),  # type: ignore[call-overload]
     "no finding": (lambda pipe: pipe([3]), RecipeError, "name: 3"),  # type: ignore[list-item]
     "a keyword misspelt": (lambda pipe: pipe(samplng={"steps": 3}), RecipeError, "`sampling`"),
-    "a section of its own": (lambda pipe: pipe(compute={"actors": 2}), RecipeError, "sampling, quality"),
+    "a keyword that is none": (lambda pipe: pipe(["Mass"], mask=SQUARE), RecipeError, "hint:   write anatomy="),
+    "a keyword of another call": (lambda pipe: pipe.edit(SQUARE, mask=SQUARE), RecipeError, "write label_map="),  # type: ignore[arg-type]
+    "a keyword of diffusers": (lambda pipe: pipe(num_inference_steps=4), RecipeError, "write steps="),
+    "a section of its own": (lambda pipe: pipe(compute={"actors": 2}), RecipeError, "takes whole recipes"),
     "steps": (lambda pipe: pipe(steps=0), RecipeError, "sampling.steps"),
     "guidance": (lambda pipe: pipe(guidance=-1), RecipeError, "sampling.guidance"),
     "no images": (lambda pipe: pipe(num_images=0), RecipeError, "at least 1"),
@@ -240,7 +243,8 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "overrides of text": (lambda pipe: plan(RECIPE, overrides="anatomies=3"), RecipeError, "write ['anatomies=3']"),
     "overrides as a dict": (
         lambda pipe: generate(RECIPE, overrides={"anatomies": 3, "sampling": {"steps": 4}}),  # type: ignore[arg-type]
-        RecipeError, "write ['anatomies=3', 'sampling={\"steps\": 4}']",
+        RecipeError,
+        "write ['anatomies=3', 'sampling={\"steps\": 4}']",
     ),
     "overrides of numbers": (lambda pipe: plan(RECIPE, overrides=[3]), RecipeError, "a list of texts"),  # type: ignore[list-item]
     "no dataset": (lambda pipe: Dataset("no/such/set"), DatasetError, "dataset.json"),

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -21,6 +22,8 @@ from xreal_synth.errors import AnatomyError, EngineError, PlacementError, Proble
 from xreal_synth.from_recipe import BARE, Finding, open_recipe
 from xreal_synth.generated import GeneratedImage, GeneratedImages
 from xreal_synth.opening import UnreadableError, read_file
+from xreal_synth.recipe.explain import DIFFUSERS, known_keys
+from xreal_synth.recipe.kinds import near
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.run.resources import Precision, Resources, actor_shape
 from xreal_synth.run.setup import Run
@@ -33,6 +36,14 @@ OnImages = Callable[[float, int], None]
 """Called with images made so far (parts of one too) and images in all."""
 
 _GPUS: Final = {"auto": "auto", "cpu": 0, "cuda": 1}
+_SECTIONS: Final = ("sampling", "quality", "placement", "labels", "output", "split", "bundle_sha256")
+"""What a recipe says and no call does by itself."""
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("mask", "masks", "label_map", "anatomy"), ("anatomy", "label_map")), "findings": ("add",),
+    **{name: (ours,) for name, ours in DIFFUSERS.items()}, "num_images_per_prompt": ("num_images",),
+    "anatomies": ("num_images",), "pairs": ("counterfactual",),
+}  # fmt: skip
+"""Keywords by what they may be called in other calls."""
 _AS_IT_IS: Final = {"rotate_deg": 0, "shift": 0, "scale": 0, "elastic": 0, "heart_scale": [1, 1]}
 
 
@@ -83,6 +94,7 @@ class Pipeline:
         "standard"}`, `placement=`, `labels=`, `output=` to upscale. Raises RecipeError, AnatomyError, and
         PlacementError where the findings have no place.
         """
+        _require_known(sections, self.__call__)
         given = _sampled(sections, steps, guidance)
         with _own_settings(), _anatomy_section(anatomy) as section:
             row = [{"weight": 1, "labels": _labels(findings)}]
@@ -101,6 +113,7 @@ class Pipeline:
         `image` is uint8 [H, W], a PIL image or a file; `label_map` its organ codes of the same size, which `add`
         needs unless it gives boxes. The result has the bundle's size; `original` is the image as it was, at that size.
         """
+        _require_known(sections, self.edit)
         if not remove and not add:
             raise RecipeError("edit", [Problem("", "nothing to do", "findings to remove or to add")])
         wanted = "where it is: box=(x0, y0, x1, y1), shares of the image"
@@ -141,9 +154,6 @@ class Pipeline:
         """The run of one call; `own` are its sections of the recipe, `sections` the caller's."""
         given = {**BARE, **self._always, "seed": seed, "anatomies": images, **own}
         given["findings"] = rows or [{"weight": 1, "labels": []}]
-        if taken := sorted(sections.keys() & given.keys() - {"output"}):
-            wanted = "sampling, quality, placement, labels or output"
-            raise RecipeError("Pipeline", [Problem(one, "no section to give here", wanted) for one in taken])
         output = _merged(given["output"], sections.get("output", {}))
         return open_recipe({**given, **sections, "output": output})
 
@@ -184,6 +194,19 @@ class Pipeline:
             shown = [one for one in samples if one is not twin] or samples
             images += [GeneratedImage(one, twin, recipe) for one in shown]
         return GeneratedImages(images)
+
+
+def _require_known(given: Sections, call: Callable[..., object]) -> None:
+    """Raises RecipeError for keywords that are neither this call's nor a section of a recipe."""
+    known = [*(name for name in signature(call).parameters if name != "sections"), *_SECTIONS]
+    problems = []
+    for name in given.keys() - known:
+        write = next((one for one in _ELSEWHERE.get(name, ()) if one in known), "")
+        whole = "generate() takes whole recipes" if name in known_keys()[()] else near(name, known)
+        hint = f"write {write}=" if write else whole
+        problems.append(Problem(name, "unknown keyword", f"one of: {', '.join(known)}", hint))
+    if problems:
+        raise RecipeError("Pipeline", sorted(problems, key=lambda one: one.path))
 
 
 def _labels(findings: Sequence[Finding | str]) -> list[dict[str, Any]]:
