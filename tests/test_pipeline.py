@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,6 +223,8 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "shares as label map": (lambda pipe: pipe(anatomy=SQUARE / 255), AnatomyError, "astype('uint8')"),
     "colours as label map": (lambda pipe: pipe(anatomy=np.zeros((8, 8, 3), int)), AnatomyError, "[8, 8, 3]"),
     "an empty label map": (lambda pipe: pipe(anatomy=SQUARE), AnatomyError, "no left lung"),
+    "an empty label map's hint": (lambda pipe: pipe(anatomy=SQUARE), AnatomyError, "hint:   complete the mask"),
+    "a file as anatomy": (lambda pipe: pipe(anatomy=__file__), AnatomyError, "anatomy=np.asarray(Image.open(FILE))"),
     "no such masks": (lambda pipe: pipe(anatomy="no/such/masks"), AnatomyError, "no/such/masks"),
     "a heart": (lambda pipe: pipe.sample_anatomy(heart_scale=9), RecipeError, "0.5 to 2"),
     "lungs": (lambda pipe: pipe.sample_anatomy(lungs_scale=1.4), RecipeError, "0.7 to 1.3"),
@@ -258,6 +261,24 @@ def test_a_mistake_is_told_in_our_words(pipe: Pipeline, what: str) -> None:
         mistake(pipe)
     assert told in str(error.value)
     assert "(line " not in str(error.value), "of a text that the caller has never seen"
+
+
+def test_what_is_wrong_with_an_anatomy_is_told_of_the_argument(pipe: Pipeline, tmp_path: Path) -> None:
+    """Of a temporary file or a recipe's key the caller knows nothing."""
+    mine = schematic_mask(64, np.random.default_rng(5))
+    Image.fromarray(mine[:, ::-1].copy()).save(tmp_path / "swapped.png")
+    swapped, twice = "swap codes 1 and 2, or mirror image and mask", "; or take them out of the folder"
+    for anatomy, where, hint in (
+        (mine[:, ::-1], "anatomy=...: the lungs are swapped", swapped),
+        (mine / 4, "anatomy=...: float64", "astype('uint8')"),
+        (tmp_path, f"anatomy='{tmp_path}': 1 of 1 organ masks", swapped + twice),
+        ("nope.png", "anatomy='nope.png': no such folder", "anatomy=FOLDER"),
+    ):
+        with pytest.raises(AnatomyError) as error:
+            pipe(["Pneumonia"], anatomy=anatomy)
+        assert str(error.value).startswith(where)
+        assert hint in error.value.hint
+        assert not re.search(r"anatomy\.source|xreal-anatomy-", str(error.value))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

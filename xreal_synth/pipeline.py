@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from xreal_synth.anatomy.sources import BankSource
+from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.engine.backend import Networks, TorchBackend
 from xreal_synth.engine.worker import make_group, render_groups
 from xreal_synth.errors import AnatomyError, EngineError, PlacementError, Problem, RecipeError
@@ -122,9 +123,9 @@ class Pipeline:
         row = {"weight": 1, "labels": _labels(add)} | ({"edit": {"remove": "all"}} if remove else {})
         with _own_settings(), tempfile.TemporaryDirectory(prefix="xreal-edit-") as name:
             folder = Path(name)
-            _save(image, folder / "image.png")
+            _save(image, folder / "image.png", "image")
             if label_map is not None:
-                _save(label_map, folder / "masks/image.png")
+                _save(label_map, folder / "masks/image.png", "label_map")
             source: dict[str, Any] = {"path": str(folder)}
             if remove:
                 source["boxes"] = "boxes.csv"
@@ -237,14 +238,29 @@ def _anatomy_section(anatomy: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(anatomy, Mapping):
         yield dict(anatomy)
     elif isinstance(anatomy, str | os.PathLike):
-        yield {"source": {"masks": {"path": str(anatomy)}}, "augment": _AS_IT_IS}
+        try:
+            yield {"source": {"masks": {"path": str(anatomy)}}, "augment": _AS_IT_IS}
+        except AnatomyError as error:
+            raise _of_argument(error, str(anatomy)) from error
     else:
         with tempfile.TemporaryDirectory(prefix="xreal-anatomy-") as folder:
-            _save(anatomy, Path(folder) / "label_map.png")
+            _save(anatomy, Path(folder) / "label_map.png", "anatomy")
+            validate_mask(np.asarray(anatomy).astype(np.uint8), "anatomy=...")
             yield {"source": {"masks": {"path": folder}}, "augment": _AS_IT_IS}
 
 
-def _save(pixels: Any, path: Path) -> None:
+def _of_argument(error: AnatomyError, anatomy: str) -> AnatomyError:
+    """What is wrong with a folder or tar of masks, without a recipe's keys in it."""
+    hint, named, _ = error.hint.partition("leave them out: anatomy.source.")
+    if named:
+        hint += "take them out of the folder"
+    elif "anatomy.source." in hint:
+        hint = "anatomy=FOLDER, anatomy=TAR, or of a single mask anatomy=np.asarray(Image.open(FILE))"
+    found = error.found if error.where == anatomy else f"{error.where}: {error.found}"
+    return AnatomyError(where=f"anatomy={anatomy!r}", found=found, wanted=error.wanted, hint=hint)
+
+
+def _save(pixels: Any, path: Path, argument: str) -> None:
     """Writes an array uint8 [H, W], a PIL image or a copy of a file, for this user alone. Raises AnatomyError."""
     path.parent.mkdir(exist_ok=True)
     if isinstance(pixels, str | os.PathLike):
@@ -258,7 +274,7 @@ def _save(pixels: Any, path: Path) -> None:
     whole = array.ndim == 2 and np.issubdtype(array.dtype, np.integer)
     if not whole or array.size == 0 or array.min() < 0 or array.max() > 255:
         raise AnatomyError(
-            where=path.stem, found=f"{array.dtype} of shape {list(array.shape)}",
+            where=f"{argument}=...", found=f"{array.dtype} of shape {list(array.shape)}",
             wanted="whole numbers 0 to 255 of shape [H, W]", hint="for an image: (255 * image).round().astype('uint8')",
         )  # fmt: skip
     Image.fromarray(array.astype(np.uint8)).save(path)
