@@ -341,6 +341,16 @@ def test_there_are_many() -> None:
     assert len({line for line, *_ in MISTAKES}) == len(MISTAKES) > 100
 
 
+@pytest.mark.parametrize(
+    "group", ["", "bundle", "recipe", "evaluate", "evaluate readers", "bench", "quality", "convert"]
+)
+def test_a_group_without_a_command_prints_its_help_alone(
+    said: Callable[[str], tuple[int, str]], capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    assert said(group) == (2, ""), "no error of no words"
+    assert f"Usage: xreal-synth {group}".strip() in capsys.readouterr().out
+
+
 def test_every_problem_of_a_recipe_is_told_at_once(said: Callable[[str], tuple[int, str]]) -> None:
     code, text = said("plan r.yaml --set anatomies=0 --set seed=-1 --set nam=x")
     assert code == 2

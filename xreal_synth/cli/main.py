@@ -131,7 +131,8 @@ def main() -> None:
         if isinstance(error, OSError):
             error = _place_error(error)
         ours = error if isinstance(error, XrealError) else usage_error(error)
-        note(f"error: {ours}{_missing_hint(ours)}")
+        if ours.found:  # of a group without a command typer has printed the help, and says nothing more
+            note(f"error: {ours}{_missing_hint(ours)}")
         code = 2
     if code == _INTERRUPTED:
         notes.print("interrupted: what is finished is kept; the same command goes on, or begins again")
