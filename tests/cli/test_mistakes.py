@@ -59,6 +59,9 @@ COMMAND_LINE = [
     ("train denoise mini-denoiser", "denoise", "did you mean `denoiser`?"),
     ("prepare fodler images --out prep", "fodler", "did you mean `folder`?"),
     ("prepare folder images --table manifest.csv --out prep --size 3", "--size", "prepare -h"),
+    ("export made new --split val --to coco", "--split", "xreal-synth export -h"),
+    ("export made --out new --to coco", "--out", "xreal-synth export -h"),
+    ("export made new --pubilc --to hf", "--pubilc", "did you mean `--public`?"),
     ("export made new --to cooc", "cooc", "did you mean `coco`?"),
     ("bundle random new --config tny", "tny", "did you mean `tiny`?"),
 ]

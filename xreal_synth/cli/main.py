@@ -183,7 +183,8 @@ def _hint(error: Any) -> str:
         key = RENAMED.get(option.lstrip("-"), option.lstrip("-").replace("-", "_"))
         if takes_set and (home := _home(key)):
             return f"a key of the recipe: --set {home}=VALUE"
-        return near(option, [name for param in error.ctx.command.params for name in param.opts])
+        names = [name for param in error.ctx.command.params for name in param.opts]
+        return near(option, [name for name in names if name.startswith("-")])
     if takes_set and (extra := re.search(r"extra argument.*\((\w[^= ]*)=([^) ]*)", error.message)):
         return f"--set {RENAMED.get(extra[1], extra[1])}={extra[2]}"
     word, *choices = re.findall(r"'([^']+)'", error.message) or [""]
