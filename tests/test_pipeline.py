@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,7 +212,10 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "no list": (lambda pipe: pipe("Pneumonia"), RecipeError, "['Pneumonia']"),  # type: ignore[call-overload]
     "no finding": (lambda pipe: pipe([3]), RecipeError, "name: 3"),  # type: ignore[list-item]
     "a keyword misspelt": (lambda pipe: pipe(samplng={"steps": 3}), RecipeError, "`sampling`"),
-    "a section of its own": (lambda pipe: pipe(compute={"actors": 2}), RecipeError, "sampling, quality"),
+    "a keyword that is none": (lambda pipe: pipe(["Mass"], mask=SQUARE), RecipeError, "hint:   write anatomy="),
+    "a keyword of another call": (lambda pipe: pipe.edit(SQUARE, mask=SQUARE), RecipeError, "write label_map="),  # type: ignore[arg-type]
+    "a keyword of diffusers": (lambda pipe: pipe(num_inference_steps=4), RecipeError, "write steps="),
+    "a section of its own": (lambda pipe: pipe(compute={"actors": 2}), RecipeError, "takes whole recipes"),
     "steps": (lambda pipe: pipe(steps=0), RecipeError, "sampling.steps"),
     "guidance": (lambda pipe: pipe(guidance=-1), RecipeError, "sampling.guidance"),
     "no images": (lambda pipe: pipe(num_images=0), RecipeError, "at least 1"),
@@ -219,6 +223,8 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "shares as label map": (lambda pipe: pipe(anatomy=SQUARE / 255), AnatomyError, "astype('uint8')"),
     "colours as label map": (lambda pipe: pipe(anatomy=np.zeros((8, 8, 3), int)), AnatomyError, "[8, 8, 3]"),
     "an empty label map": (lambda pipe: pipe(anatomy=SQUARE), AnatomyError, "no left lung"),
+    "an empty label map's hint": (lambda pipe: pipe(anatomy=SQUARE), AnatomyError, "hint:   complete the mask"),
+    "a file as anatomy": (lambda pipe: pipe(anatomy=__file__), AnatomyError, "anatomy=np.asarray(Image.open(FILE))"),
     "no such masks": (lambda pipe: pipe(anatomy="no/such/masks"), AnatomyError, "no/such/masks"),
     "a heart": (lambda pipe: pipe.sample_anatomy(heart_scale=9), RecipeError, "0.5 to 2"),
     "lungs": (lambda pipe: pipe.sample_anatomy(lungs_scale=1.4), RecipeError, "0.7 to 1.3"),
@@ -230,11 +236,20 @@ MISTAKES: dict[str, tuple[Callable[[Pipeline], object], type[XrealError], str]] 
     "no such bundle": (lambda pipe: Pipeline("nothing"), BundleError, "xreal-mini"),
     "no such device": (lambda pipe: Pipeline(device="gpu"), EngineError, "cpu or cuda"),  # type: ignore[arg-type]
     "no such precision": (lambda pipe: Pipeline(precision="fp16"), RecipeError, "bf16"),  # type: ignore[arg-type]
+    "None for a recipe": (lambda pipe: plan(None), RecipeError, "null"),  # type: ignore[arg-type]
+    "a list for a recipe": (lambda pipe: generate([1]), RecipeError, "YAML text, or a dict"),  # type: ignore[arg-type]
     "no such recipe": (lambda pipe: generate("no.yaml"), RecipeError, "No such file"),
     "a set in a recipe": (lambda pipe: plan({"version": 1, "findings": {1, 2}}), RecipeError, "wanted"),
     "an array in a recipe": (lambda pipe: plan({"version": 1, "seed": np.int64(3)}), RecipeError, "lists and dicts"),
     "an output of text": (lambda pipe: pipe(output="x"), RecipeError, "output"),
     "sampling of text": (lambda pipe: pipe(sampling="fast", steps=3), RecipeError, "sampling"),
+    "overrides of text": (lambda pipe: plan(RECIPE, overrides="anatomies=3"), RecipeError, "write ['anatomies=3']"),
+    "overrides as a dict": (
+        lambda pipe: generate(RECIPE, overrides={"anatomies": 3, "sampling": {"steps": 4}}),  # type: ignore[arg-type]
+        RecipeError,
+        "write ['anatomies=3', 'sampling={\"steps\": 4}']",
+    ),
+    "overrides of numbers": (lambda pipe: plan(RECIPE, overrides=[3]), RecipeError, "a list of texts"),  # type: ignore[list-item]
     "no dataset": (lambda pipe: Dataset("no/such/set"), DatasetError, "dataset.json"),
 }
 
@@ -248,10 +263,30 @@ def test_a_mistake_is_told_in_our_words(pipe: Pipeline, what: str) -> None:
     assert "(line " not in str(error.value), "of a text that the caller has never seen"
 
 
+def test_what_is_wrong_with_an_anatomy_is_told_of_the_argument(pipe: Pipeline, tmp_path: Path) -> None:
+    """Of a temporary file or a recipe's key the caller knows nothing."""
+    mine = schematic_mask(64, np.random.default_rng(5))
+    Image.fromarray(mine[:, ::-1].copy()).save(tmp_path / "swapped.png")
+    swapped, twice = "swap codes 1 and 2, or mirror image and mask", "; or take them out of the folder"
+    for anatomy, where, hint in (
+        (mine[:, ::-1], "anatomy=...: the lungs are swapped", swapped),
+        (mine / 4, "anatomy=...: float64", "astype('uint8')"),
+        (tmp_path, f"anatomy='{tmp_path}': 1 of 1 organ masks", swapped + twice),
+        ("nope.png", "anatomy='nope.png': no such folder", "anatomy=FOLDER"),
+    ):
+        with pytest.raises(AnatomyError) as error:
+            pipe(["Pneumonia"], anatomy=anatomy)
+        assert str(error.value).startswith(where)
+        assert hint in error.value.hint
+        assert not re.search(r"anatomy\.source|xreal-anatomy-", str(error.value))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_here_is_told() -> None:
-    with pytest.raises(EngineError, match="no GPU"):
-        Pipeline("xreal-tiny", device="cuda")
+    with pytest.raises(EngineError, match="no GPU") as error:
+        Pipeline.from_pretrained("xreal-tiny", device="cuda")
+    assert "device='cuda'" in str(error.value)
+    assert "gpus_per_actor" not in str(error.value), "a key that the caller has not given"
 
 
 # Datasets

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from xreal_synth.errors import EngineError, Problem, RecipeError
+from xreal_synth.recipe.kinds import shown
 from xreal_synth.recipe.load import (
     SHIPPED,
     LoadedRecipe,
@@ -96,14 +97,28 @@ def open_recipe(
 
 
 def _loaded(recipe: RecipeGiven, overrides: Sequence[str], output: str | None) -> LoadedRecipe:
+    _require_texts(overrides)
     if isinstance(recipe, Mapping):
         return _of_dict(recipe, "recipe", overrides, output)
     if isinstance(recipe, str) and "\n" in recipe:
         return _of_text(recipe, "recipe", overrides, output)
+    if not isinstance(recipe, str | os.PathLike):
+        raise RecipeError("recipe", [Problem("", shown(recipe), "a recipe's name or file, its YAML text, or a dict")])
     loaded = load_recipe(Path(recipe), overrides=overrides, output=output)
     if beside := _beside(loaded.recipe, recipe_file(Path(recipe))):
         loaded = load_recipe(Path(recipe), overrides=[*overrides, *beside], output=output)
     return loaded
+
+
+def _require_texts(overrides: object) -> None:
+    if isinstance(overrides, list | tuple) and all(isinstance(one, str) for one in overrides):
+        return
+    texts = ["anatomies=3"]
+    if isinstance(overrides, str):
+        texts = [overrides]
+    elif isinstance(overrides, Mapping):
+        texts = [f"{key}={shown(value)}" for key, value in overrides.items()]
+    raise RecipeError("recipe", [Problem("overrides", shown(overrides), "a list of texts", f"write {texts}")])
 
 
 def _beside(recipe: Recipe, file: Path) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -15,12 +16,15 @@ import torch
 from PIL import Image
 
 from xreal_synth.anatomy.sources import BankSource
+from xreal_synth.anatomy.validate import validate_mask
 from xreal_synth.engine.backend import Networks, TorchBackend
 from xreal_synth.engine.worker import make_group, render_groups
 from xreal_synth.errors import AnatomyError, EngineError, PlacementError, Problem, RecipeError
 from xreal_synth.from_recipe import BARE, Finding, open_recipe
 from xreal_synth.generated import GeneratedImage, GeneratedImages
 from xreal_synth.opening import UnreadableError, read_file
+from xreal_synth.recipe.explain import DIFFUSERS, known_keys
+from xreal_synth.recipe.kinds import near
 from xreal_synth.run.attempts import plan_group
 from xreal_synth.run.resources import Precision, Resources, actor_shape
 from xreal_synth.run.setup import Run
@@ -33,6 +37,14 @@ OnImages = Callable[[float, int], None]
 """Called with images made so far (parts of one too) and images in all."""
 
 _GPUS: Final = {"auto": "auto", "cpu": 0, "cuda": 1}
+_SECTIONS: Final = ("sampling", "quality", "placement", "labels", "output", "split", "bundle_sha256")
+"""What a recipe says and no call does by itself."""
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("mask", "masks", "label_map", "anatomy"), ("anatomy", "label_map")), "findings": ("add",),
+    **{name: (ours,) for name, ours in DIFFUSERS.items()}, "num_images_per_prompt": ("num_images",),
+    "anatomies": ("num_images",), "pairs": ("counterfactual",),
+}  # fmt: skip
+"""Keywords by what they may be called in other calls."""
 _AS_IT_IS: Final = {"rotate_deg": 0, "shift": 0, "scale": 0, "elastic": 0, "heart_scale": [1, 1]}
 
 
@@ -49,6 +61,9 @@ class Pipeline:
     ) -> None:
         if device not in _GPUS:
             raise EngineError(found=f"device={device!r}", wanted="auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            found = "device='cuda', and torch sees no GPU on this machine"
+            raise EngineError(found=found, wanted="a device that is there", hint="device='auto' or device='cpu'")
         self._always = {"bundle": str(bundle), "compute": {"gpus_per_actor": _GPUS[device], "precision": precision}}
         self._backends: dict[tuple[object, ...], TorchBackend] = {}
         with _own_settings():
@@ -80,6 +95,7 @@ class Pipeline:
         "standard"}`, `placement=`, `labels=`, `output=` to upscale. Raises RecipeError, AnatomyError, and
         PlacementError where the findings have no place.
         """
+        _require_known(sections, self.__call__)
         given = _sampled(sections, steps, guidance)
         with _own_settings(), _anatomy_section(anatomy) as section:
             row = [{"weight": 1, "labels": _labels(findings)}]
@@ -98,6 +114,7 @@ class Pipeline:
         `image` is uint8 [H, W], a PIL image or a file; `label_map` its organ codes of the same size, which `add`
         needs unless it gives boxes. The result has the bundle's size; `original` is the image as it was, at that size.
         """
+        _require_known(sections, self.edit)
         if not remove and not add:
             raise RecipeError("edit", [Problem("", "nothing to do", "findings to remove or to add")])
         wanted = "where it is: box=(x0, y0, x1, y1), shares of the image"
@@ -106,9 +123,9 @@ class Pipeline:
         row = {"weight": 1, "labels": _labels(add)} | ({"edit": {"remove": "all"}} if remove else {})
         with _own_settings(), tempfile.TemporaryDirectory(prefix="xreal-edit-") as name:
             folder = Path(name)
-            _save(image, folder / "image.png")
+            _save(image, folder / "image.png", "image")
             if label_map is not None:
-                _save(label_map, folder / "masks/image.png")
+                _save(label_map, folder / "masks/image.png", "label_map")
             source: dict[str, Any] = {"path": str(folder)}
             if remove:
                 source["boxes"] = "boxes.csv"
@@ -138,9 +155,6 @@ class Pipeline:
         """The run of one call; `own` are its sections of the recipe, `sections` the caller's."""
         given = {**BARE, **self._always, "seed": seed, "anatomies": images, **own}
         given["findings"] = rows or [{"weight": 1, "labels": []}]
-        if taken := sorted(sections.keys() & given.keys() - {"output"}):
-            wanted = "sampling, quality, placement, labels or output"
-            raise RecipeError("Pipeline", [Problem(one, "no section to give here", wanted) for one in taken])
         output = _merged(given["output"], sections.get("output", {}))
         return open_recipe({**given, **sections, "output": output})
 
@@ -183,6 +197,19 @@ class Pipeline:
         return GeneratedImages(images)
 
 
+def _require_known(given: Sections, call: Callable[..., object]) -> None:
+    """Raises RecipeError for keywords that are neither this call's nor a section of a recipe."""
+    known = [*(name for name in signature(call).parameters if name != "sections"), *_SECTIONS]
+    problems = []
+    for name in given.keys() - known:
+        write = next((one for one in _ELSEWHERE.get(name, ()) if one in known), "")
+        whole = "generate() takes whole recipes" if name in known_keys()[()] else near(name, known)
+        hint = f"write {write}=" if write else whole
+        problems.append(Problem(name, "unknown keyword", f"one of: {', '.join(known)}", hint))
+    if problems:
+        raise RecipeError("Pipeline", sorted(problems, key=lambda one: one.path))
+
+
 def _labels(findings: Sequence[Finding | str]) -> list[dict[str, Any]]:
     if isinstance(findings, str | Finding):
         raise RecipeError("Pipeline", [Problem("findings", repr(findings), "a list", f"write [{findings!r}]")])
@@ -211,14 +238,29 @@ def _anatomy_section(anatomy: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(anatomy, Mapping):
         yield dict(anatomy)
     elif isinstance(anatomy, str | os.PathLike):
-        yield {"source": {"masks": {"path": str(anatomy)}}, "augment": _AS_IT_IS}
+        try:
+            yield {"source": {"masks": {"path": str(anatomy)}}, "augment": _AS_IT_IS}
+        except AnatomyError as error:
+            raise _of_argument(error, str(anatomy)) from error
     else:
         with tempfile.TemporaryDirectory(prefix="xreal-anatomy-") as folder:
-            _save(anatomy, Path(folder) / "label_map.png")
+            _save(anatomy, Path(folder) / "label_map.png", "anatomy")
+            validate_mask(np.asarray(anatomy).astype(np.uint8), "anatomy=...")
             yield {"source": {"masks": {"path": folder}}, "augment": _AS_IT_IS}
 
 
-def _save(pixels: Any, path: Path) -> None:
+def _of_argument(error: AnatomyError, anatomy: str) -> AnatomyError:
+    """What is wrong with a folder or tar of masks, without a recipe's keys in it."""
+    hint, named, _ = error.hint.partition("leave them out: anatomy.source.")
+    if named:
+        hint += "take them out of the folder"
+    elif "anatomy.source." in hint:
+        hint = "anatomy=FOLDER, anatomy=TAR, or of a single mask anatomy=np.asarray(Image.open(FILE))"
+    found = error.found if error.where == anatomy else f"{error.where}: {error.found}"
+    return AnatomyError(where=f"anatomy={anatomy!r}", found=found, wanted=error.wanted, hint=hint)
+
+
+def _save(pixels: Any, path: Path, argument: str) -> None:
     """Writes an array uint8 [H, W], a PIL image or a copy of a file, for this user alone. Raises AnatomyError."""
     path.parent.mkdir(exist_ok=True)
     if isinstance(pixels, str | os.PathLike):
@@ -232,7 +274,7 @@ def _save(pixels: Any, path: Path) -> None:
     whole = array.ndim == 2 and np.issubdtype(array.dtype, np.integer)
     if not whole or array.size == 0 or array.min() < 0 or array.max() > 255:
         raise AnatomyError(
-            where=path.stem, found=f"{array.dtype} of shape {list(array.shape)}",
+            where=f"{argument}=...", found=f"{array.dtype} of shape {list(array.shape)}",
             wanted="whole numbers 0 to 255 of shape [H, W]", hint="for an image: (255 * image).round().astype('uint8')",
         )  # fmt: skip
     Image.fromarray(array.astype(np.uint8)).save(path)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from xreal_synth.cli.main import main
-from xreal_synth.cli.output import RunDisplay
+from xreal_synth.cli.output import RunDisplay, console
 from xreal_synth.engine.progress import Advanced, RunEnded, RunStarted, RunSummary
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,13 @@ def test_schema(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def test_bundle_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     call(monkeypatch, "bundle", "show", "xreal-tiny", "--json")
-    assert json.loads(capsys.readouterr().out)["image size"].startswith("64 x 64")
+    told = json.loads(capsys.readouterr().out)
+    assert told["image size"].startswith("64 x 64")
+    monkeypatch.setattr(console, "_width", 80)
+    call(monkeypatch, "bundle", "show", "xreal-tiny")
+    said = capsys.readouterr().out
+    assert told["content hash"] in "".join(said.replace("content hash", "").split()), "whole, however narrow"
+    assert "…" not in said
 
 
 def test_preview_draws_images(

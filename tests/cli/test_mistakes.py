@@ -59,6 +59,9 @@ COMMAND_LINE = [
     ("train denoise mini-denoiser", "denoise", "did you mean `denoiser`?"),
     ("prepare fodler images --out prep", "fodler", "did you mean `folder`?"),
     ("prepare folder images --table manifest.csv --out prep --size 3", "--size", "prepare -h"),
+    ("export made new --split val --to coco", "--split", "xreal-synth export -h"),
+    ("export made --out new --to coco", "--out", "xreal-synth export -h"),
+    ("export made new --pubilc --to hf", "--pubilc", "did you mean `--public`?"),
     ("export made new --to cooc", "cooc", "did you mean `coco`?"),
     ("bundle random new --config tny", "tny", "did you mean `tiny`?"),
 ]
@@ -339,6 +342,16 @@ def test_a_mistake_is_told_and_nothing_is_written(
 
 def test_there_are_many() -> None:
     assert len({line for line, *_ in MISTAKES}) == len(MISTAKES) > 100
+
+
+@pytest.mark.parametrize(
+    "group", ["", "bundle", "recipe", "evaluate", "evaluate readers", "bench", "quality", "convert"]
+)
+def test_a_group_without_a_command_prints_its_help_alone(
+    said: Callable[[str], tuple[int, str]], capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    assert said(group) == (2, ""), "no error of no words"
+    assert f"Usage: xreal-synth {group}".strip() in capsys.readouterr().out
 
 
 def test_every_problem_of_a_recipe_is_told_at_once(said: Callable[[str], tuple[int, str]]) -> None:

@@ -72,7 +72,7 @@ def validate_mask(mask: Mask, where: str) -> None:
                 where=where,
                 found=f"{what} is {value:.3g}",
                 wanted=f"{low:g} to {high:g}",
-                hint="look at the mask beside its image: draw it again or take it out of the folder",
+                hint="look at the mask beside its image, and draw it again",
             )
 
 
@@ -139,7 +139,7 @@ def _check_present(label_map: Container[int], where: str) -> None:
             where=where,
             found=f"no {' and no '.join(missing)} in the mask",
             wanted="both lungs and the heart (the aorta may be missing)",
-            hint="complete the mask or take it out of the folder",
+            hint="complete the mask",
         )
 
 

@@ -131,7 +131,8 @@ def main() -> None:
         if isinstance(error, OSError):
             error = _place_error(error)
         ours = error if isinstance(error, XrealError) else usage_error(error)
-        note(f"error: {ours}{_missing_hint(ours)}")
+        if ours.found:  # of a group without a command typer has printed the help, and says nothing more
+            note(f"error: {ours}{_missing_hint(ours)}")
         code = 2
     if code == _INTERRUPTED:
         notes.print("interrupted: what is finished is kept; the same command goes on, or begins again")
@@ -182,7 +183,8 @@ def _hint(error: Any) -> str:
         key = RENAMED.get(option.lstrip("-"), option.lstrip("-").replace("-", "_"))
         if takes_set and (home := _home(key)):
             return f"a key of the recipe: --set {home}=VALUE"
-        return near(option, [name for param in error.ctx.command.params for name in param.opts])
+        names = [name for param in error.ctx.command.params for name in param.opts]
+        return near(option, [name for name in names if name.startswith("-")])
     if takes_set and (extra := re.search(r"extra argument.*\((\w[^= ]*)=([^) ]*)", error.message)):
         return f"--set {RENAMED.get(extra[1], extra[1])}={extra[2]}"
     word, *choices = re.findall(r"'([^']+)'", error.message) or [""]

@@ -38,10 +38,15 @@ notes = _Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def table_of(rows: Iterable[Sequence[Any]], *header: str | Column, **how: Any) -> Table:
-    """Rows of texts or numbers, without a header names with what is said of each; `how` is rich's."""
+    """Rows of texts or numbers, without a header names with what is said of each; `how` is rich's.
+
+    What is wider than its column goes on below: a hash or a path that is cut short is of no use.
+    """
     table = Table(*header, show_header=bool(header), **how)
     for row in rows:
         table.add_row(*map(str, row))
+    for column in table.columns:
+        column.overflow = "fold"
     return table
 
 

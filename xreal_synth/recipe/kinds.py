@@ -39,10 +39,14 @@ def shown(value: object, limit: int = 60) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?` for the known words nearest to `word`, or an empty string."""
-    by_fold = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in known}
-    folded = word.casefold().replace("-", "_").replace(" ", "_")
-    hits = [by_fold[hit] for hit in difflib.get_close_matches(folded, list(by_fold), n=2, cutoff=0.6)]
+    by_fold = {_folded(name): name for name in known}
+    hits = [by_fold[hit] for hit in difflib.get_close_matches(_folded(word), list(by_fold), n=2, cutoff=0.6)]
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
+
+
+def _folded(word: str) -> str:
+    """Without case, and without the dashes before an option, which would make all options alike."""
+    return word.lstrip("-").casefold().replace("-", "_").replace(" ", "_")
 
 
 def number_words(
