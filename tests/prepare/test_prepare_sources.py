@@ -215,7 +215,7 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
     ("content", "named"),
     [
         (None, "No such file"),
-        (b"", "no column file, pid"),
+        (b"", "no rows"),
         (b"file,pid,report\n", "no rows"),
         (b"pid,report\n1,Mass\n", "no column file"),
         (b"file,pid,what\na.png,1,Mass\n", "no column report"),
@@ -232,8 +232,28 @@ def test_a_table_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes 
         find_folder(place(tmp_path, columns=FolderColumns(**OWN)))
 
 
+@pytest.mark.parametrize("role", ["labels", "unknown", "view", "age", "sex", "mask", "boxes", "split"])
+def test_a_column_that_is_named_and_absent_is_an_error(trees: Any, tmp_path: Path, role: str) -> None:
+    trees.table(tmp_path / "list.csv", [row | {"spare": ""} for row in trees.folder(tmp_path, 2)])
+    named: dict[str, str] = OWN | {role: "spre"}
+    with pytest.raises(TrainingError, match=r"no column spre; its") as caught:
+        find_folder(place(tmp_path, columns=FolderColumns(**named)))  # type: ignore[arg-type]
+    assert caught.value.hint.startswith(f"--{role}-column: did you mean `spare`")
+
+
+def test_all_absent_columns_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,labels,orig_mask,split\na.png,Mass,m.png,train\n")
+    columns = FolderColumns(table="list.csv", mask="orig_msk", split="splt", age="age")
+    with pytest.raises(TrainingError, match="no column patient_id, age, orig_msk, splt; its") as caught:
+        find_folder(place(tmp_path, columns=columns))
+    assert caught.value.hint == (
+        "--patient-column: name one of them, --age-column: name one of them, "
+        "--mask-column: did you mean `orig_mask`?, --split-column: did you mean `split`?"
+    )
+
+
 def test_a_table_in_another_encoding_is_read_if_named(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_bytes("file,pid,report\nBäh.png,Ä,Mass\n".encode("latin-1"))
+    (tmp_path / "list.csv").write_bytes("file,pid,report,unsure\nBäh.png,Ä,Mass,\n".encode("latin-1"))
     found = find_folder(place(tmp_path, encoding="latin-1", columns=FolderColumns(**OWN)))
     assert found.images[0].patient == "Ä"
     assert found.images[0].key == key_of("Bäh.png")

@@ -21,7 +21,17 @@ from xreal_synth.images.manifest import (
     patient_of,
     share_boxes,
 )
-from xreal_synth.prepare.found import SUFFIXES, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
+from xreal_synth.prepare.found import (
+    SUFFIXES,
+    Blank,
+    FolderColumns,
+    FoundImage,
+    FoundImages,
+    SourcePlace,
+    key_of,
+    view_of,
+    years,
+)
 from xreal_synth.prepare.labels import HEALTHY, Labels, named_labels
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
@@ -38,9 +48,10 @@ def find_folder(place: SourcePlace) -> FoundImages:
     any of them says; it is refused where they disagree. A view that is given must be frontal; without views every
     image is taken.
     """
-    columns, file, found = place.columns, place.columns.table, FoundImages()
-    table = found.read(place, file, (columns.image, columns.patient))
-    reader = _FolderReader(table, place)
+    file, found = place.columns.table, FoundImages()
+    table = found.read(place, file, (), [name for name in place.columns.names().values() if name])
+    columns = place.columns.among(table.columns)
+    reader = _FolderReader(table, columns, place.blank)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
@@ -59,16 +70,14 @@ def find_folder(place: SourcePlace) -> FoundImages:
 class _FolderReader:
     """How this table says which labels an image has; raises TrainingError where it cannot."""
 
-    def __init__(self, table: Table, place: SourcePlace) -> None:
-        self.columns = columns = place.columns
-        self._blank = 0.0 if place.blank == "negative" else math.nan
+    def __init__(self, table: Table, columns: FolderColumns, blank: Blank) -> None:
+        self.columns = columns
+        self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
         self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
-        missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]
-        if missing or not (self._joined or self._findings):
+        if not (self._joined or self._findings):
             raise TrainingError(
-                found=f"{columns.table}: no column {', '.join(missing or [columns.labels])}; its columns are "
-                f"{', '.join(table.columns)}",
+                found=f"{columns.table}: no column {columns.labels}; its columns are {', '.join(table.columns)}",
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
                 hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
             )
