@@ -252,6 +252,28 @@ def test_all_absent_columns_are_named_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_the_usual_columns_are_found_in_any_case(trees: Any, tmp_path: Path) -> None:
+    rows = [
+        {"Image": f"{n}.png", "Patient ID": n, "LABELS": "Mass", "View": view, "Age": age, "Sex": "F"}
+        for n, (view, age) in enumerate([("PA", 5), ("LATERAL", 50), ("AP", 50)])
+    ]
+    trees.table(tmp_path / "t.csv", rows)
+    found = find_folder(place(tmp_path, columns=FolderColumns(table="t.csv")))
+    assert [one.name for one in choose(found, Choice(any_view=True))] == ["2.png"]
+    assert found.left_out == {"younger than 18": 1, "view LATERAL": 1}
+    assert (found.images[0].sex, found.notes) == ("F", [])
+
+
+@pytest.mark.parametrize("absent", [["age"], ["view"], ["age", "view"]])
+def test_ages_and_views_that_a_table_does_not_have_are_noted(trees: Any, tmp_path: Path, absent: list[str]) -> None:
+    kept = [{name: row[name] for name in row if name not in absent} for row in trees.folder(tmp_path, 2)]
+    trees.table(tmp_path / "list.csv", kept)
+    (note,) = find_folder(place(tmp_path, columns=FolderColumns(**OWN, mask="mask", rename=RENAME))).notes
+    named = " or ".join(f"{name}s" for name in absent)
+    assert f"no column of {named}: " in note
+    assert "nobody is left out for them" in note
+
+
 def test_a_table_in_another_encoding_is_read_if_named(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes("file,pid,report,unsure\nBäh.png,Ä,Mass,\n".encode("latin-1"))
     found = find_folder(place(tmp_path, encoding="latin-1", columns=FolderColumns(**OWN)))

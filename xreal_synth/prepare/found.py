@@ -80,9 +80,13 @@ class FolderColumns:
         return {role: getattr(self, role) or usual for role, usual in USUAL.items()}
 
     def among(self, present: Sequence[str]) -> FolderColumns:
-        """All columns by their names in a table that has `present`; TrainingError tells of all at once that are named
-        or needed, and absent."""
+        """All columns by their names in a table that has `present`, the usual ones in any case and without regard to
+        blanks and `_`. TrainingError tells of all at once that are named or needed, and absent."""
         names: dict[str, Any] = self.names()
+        alike = {_letters(column): column for column in reversed(present)}
+        for role, usual in USUAL.items():
+            if usual and not getattr(self, role) and usual not in present:
+                names[role] = alike.get(_letters(usual), usual)
         asked = [role for role in USUAL if getattr(self, role) or role in ("image", "patient")]
         if absent := [role for role in asked if names[role] not in present]:
             unused = [column for column in present if column not in names.values()]
@@ -185,6 +189,10 @@ class FoundImages:
             yield
         except BadImage as bad:
             self.refused.append(bad.refusal(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
 
 
 def key_of(name: str) -> str:

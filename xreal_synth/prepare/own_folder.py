@@ -60,6 +60,10 @@ def find_folder(place: SourcePlace) -> FoundImages:
     for path, own in rows.items():
         with found.refusing(path):
             found.images.append(_image(path, own, reader, place.images))
+    absent = [what for what, column in (("ages", columns.age), ("views", columns.view)) if column not in table.columns]
+    if absent:
+        unless = "nobody is left out for them, unless a DICOM file says them"
+        found.notes.append(f"{file}: no column of {' or '.join(absent)}: {unless}")
     if further := sum(len(own) - 1 for own in rows.values()):
         found.notes.append(f"{file}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
