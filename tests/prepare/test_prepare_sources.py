@@ -176,6 +176,26 @@ def test_a_folder_with_a_column_a_finding(trees: Any, tmp_path: Path) -> None:
     assert states(found, NO_FINDING) == [0, None, 1]
 
 
+def test_columns_misspelt_as_findings_are_refused_and_others_told(trees: Any, tmp_path: Path) -> None:
+    row = {"image": "a.png", "patient_id": 1, "view": "PA", "age": 50, "Pneumonia": 1, "Site": "north"}
+    own = FolderColumns(table="t.csv")
+    for names in ({"Efusion": 1, "Cardiomegally": 0}, {"Efusion": 1, "Cardiomegally": 0, "Pneumonia": None}):
+        cells = {name: cell for name, cell in (row | names).items() if cell is not None}
+        trees.table(tmp_path / "t.csv", [cells])
+        with pytest.raises(TrainingError, match="Efusion, Cardiomegally among the findings") as caught:
+            find_folder(place(tmp_path, columns=own))
+        assert "Efusion: did you mean `Effusion`" in caught.value.hint
+        assert "Cardiomegally: did you mean `Cardiomegaly`?" in caught.value.hint
+    renamed = FolderColumns(table="t.csv", rename={"Efusion": "Effusion", "Cardiomegally": ""})
+    trees.table(tmp_path / "t.csv", [row | {"Efusion": 1, "Cardiomegally": 0, "unknown": "", "Mask": "m.png"}])
+    found = find_folder(place(tmp_path, columns=renamed))
+    assert set(found.images[0].labels) == {"Pneumonia", "Effusion"}
+    assert found.notes == ["t.csv: columns that are not used: Site, unknown, Mask"]
+    trees.table(tmp_path / "t.csv", [row | {"labels": "Edema"} | {f"n{n}": n for n in range(11)}])
+    (note,) = find_folder(place(tmp_path, columns=own)).notes
+    assert note == "t.csv: columns that are not used: Pneumonia, Site, n0, n1, n2, n3, n4, n5, n6, n7 and 3 more"
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

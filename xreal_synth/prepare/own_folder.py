@@ -11,7 +11,7 @@ from typing import Final
 
 from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
+from xreal_synth.findings import ALIASES, IMAGE_LABELS, NO_FINDING
 from xreal_synth.images.manifest import (
     BadImage,
     RowFault,
@@ -22,7 +22,9 @@ from xreal_synth.images.manifest import (
     share_boxes,
 )
 from xreal_synth.prepare.found import (
+    SHOWN,
     SUFFIXES,
+    USUAL,
     Blank,
     FolderColumns,
     FoundImage,
@@ -33,11 +35,13 @@ from xreal_synth.prepare.found import (
     years,
 )
 from xreal_synth.prepare.labels import HEALTHY, Labels, named_labels
+from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
 LICENCE = "The images' own; state it in the bundle that is trained on them."
 _TRUTH: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+_NAMES: Final = (*IMAGE_LABELS, *ALIASES)
 
 
 def find_folder(place: SourcePlace) -> FoundImages:
@@ -64,6 +68,9 @@ def find_folder(place: SourcePlace) -> FoundImages:
     if absent:
         unless = "nobody is left out for them, unless a DICOM file says them"
         found.notes.append(f"{file}: no column of {' or '.join(absent)}: {unless}")
+    if reader.unused and place.boxes != file:
+        shown, more = ", ".join(reader.unused[:SHOWN]), len(reader.unused) - SHOWN
+        found.notes.append(f"{file}: columns that are not used: {shown}{f' and {more} more' if more > 0 else ''}")
     if further := sum(len(own) - 1 for own in rows.values()):
         found.notes.append(f"{file}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
@@ -79,11 +86,17 @@ class _FolderReader:
         self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
         self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
-        if not (self._joined or self._findings):
+        self.unused = [column for column in table.columns if column and self._is_unused(column)]
+        strange = {} if self._joined else {name: close for name in self.unused if (close := near(name, _NAMES, 0.8))}
+        if strange or not (self._joined or self._findings):
+            reported = f"{', '.join(strange)} among the findings" if strange else f"no column {columns.labels}"
+            rename = "name the column with --labels-column, or findings with --rename 'Your name=Effusion'"
             raise TrainingError(
-                found=f"{columns.table}: no column {columns.labels}; its columns are {', '.join(table.columns)}",
+                found=f"{columns.table}: {reported}; its columns are {', '.join(table.columns)}",
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
-                hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
+                hint=" ".join(
+                    [*(f"{name}: {close}" for name, close in strange.items()), f"{rename}; 'Your name=' leaves one out"]
+                ),
             )
         names = list(self._findings.values())
         if not self._joined and (twice := sorted({name for name in names if names.count(name) > 1})):
@@ -92,6 +105,15 @@ class _FolderReader:
                 hint="leave one out with --rename 'Your column='",
             )  # fmt: skip
         self._used = self._used_names(table) if self._joined else ()
+
+    def _is_unused(self, column: str) -> bool:
+        """Whether nothing is read from this column, though it is not said to be left out."""
+        columns, roles = self.columns, set(USUAL) - ({"unknown"} if not self._joined else set())
+        if not columns.mask:
+            roles -= {"mask_source", "mask_score"}
+        if any(column == getattr(columns, role) for role in roles) or columns.name_of(column) == "":
+            return False
+        return self._joined or column not in self._findings
 
     def labels(self, rows: Sequence[Row]) -> Labels:
         if not self._joined:

@@ -37,11 +37,11 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?` for the known words nearest to `word`, or an empty string."""
+def near(word: str, known: Iterable[str], least: float = 0.6) -> str:
+    """`did you mean ...?` for the known words nearest to `word`, at least so alike (0..1), or an empty string."""
     by_fold = {name.casefold().replace("-", "_").replace(" ", "_"): name for name in known}
     folded = word.casefold().replace("-", "_").replace(" ", "_")
-    hits = [by_fold[hit] for hit in difflib.get_close_matches(folded, list(by_fold), n=2, cutoff=0.6)]
+    hits = [by_fold[hit] for hit in difflib.get_close_matches(folded, list(by_fold), n=2, cutoff=least)]
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
 
 
