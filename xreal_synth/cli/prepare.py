@@ -97,7 +97,7 @@ def prepare(
         str | None, _own("Own organ masks; where the cell is empty, a segmenter's.", show_default="none")
     ] = None,
     boxes_column: Annotated[
-        str | None, _own("JSON of [name, x, y, w, h] in shares.", show_default="boxes_xywh_norm")
+        str | None, _own(r"JSON of \[name, x, y, w, h] in shares.", show_default="boxes_xywh_norm")
     ] = None,
     split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
     rename: Annotated[list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME")] = None,
