@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
+from rich.text import Text
 
-from xreal_synth.cli.main import main
+from xreal_synth.cli.main import app, main
 from xreal_synth.cli.output import RunDisplay, console
 from xreal_synth.engine.progress import Advanced, RunEnded, RunStarted, RunSummary
 
@@ -23,6 +27,25 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
+
+
+def told(command: Any) -> Iterator[str]:
+    """Every text of a command's help, and of those below it."""
+    for one in (command, *command.params):
+        yield from (
+            text for name in ("help", "epilog", "show_default") if isinstance(text := getattr(one, name, 0), str)
+        )
+    for inner in getattr(command, "commands", {}).values():
+        yield from told(inner)
+
+
+def test_help_is_printed_as_it_is_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = list(told(typer.main.get_command(app)))
+    assert len(texts) > 300
+    assert [text for text in texts if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
+    monkeypatch.setenv("COLUMNS", "200")
+    call(monkeypatch, "prepare", "--help")
+    assert "JSON of [name, x, y, w, h] in shares." in capsys.readouterr().out
 
 
 def test_plan_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,7 +219,12 @@ TRAINING = [
     ("prepare nih images --table manifest.csv --out new", "with --table", "leave it out"),
     ("prepare nih images --out new", "Data_Entry_2017", "--tables"),
     ("prepare folder images --table nothing.csv --out new", "nothing.csv", "path"),
-    ("prepare folder images --table manifest.csv --image-column img --out new", "no column img", "columns"),
+    (
+        "prepare folder images --table manifest.csv --image-column img --out new",
+        "no column img",
+        "did you mean `image`",
+    ),
+    ("prepare folder images --table manifest.csv --age-column years --out new", "no column years", "--age-column"),
     ("prepare folder images --table manifest.csv --splits 70/30 --out new", "70/30", "0.8/0.2"),
     ("prepare folder images --table manifest.csv --segmenter xreal-min --out new", "xreal-min", "did you mean"),
     ("prepare folder images --table manifest.csv --rename x=Y --out new", "x=Y", "pleural fluid=Effusion"),

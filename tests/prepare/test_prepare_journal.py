@@ -77,7 +77,7 @@ def test_the_image_of_a_damaged_line_is_made_again_and_it_is_told(prepared: Path
     assert written == {key}, "the others are not made again"
     assert (prepared / "out/manifest.csv").read_bytes() == manifest
     assert sorted(path.read_bytes().splitlines()) == sorted(lines), "the journal is whole again"
-    assert not again(prepared).found.notes
+    assert not any("damaged" in note for note in again(prepared).found.notes)
 
 
 FIRST: dict[str, Callable[[bytes], bytes]] = {

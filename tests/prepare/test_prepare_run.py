@@ -178,6 +178,10 @@ def test_bad_data_is_refused_counted_and_never_ends_a_run(trees: Any, tmp_path: 
     assert all(entry["fault"] in FAULTS and entry["reason"] for entry in listed)
     assert report.account["left_out"] == {"view LATERAL": 1}
     assert report.refused_share == pytest.approx(10 / 11)
+    assert set(files(tmp_path / "images")) == {"images/images--f0.png", "masks/images--f0.png"}
+    again = prepare(folder_task(tmp_path / "source", tmp_path / "images"))
+    assert (again.rows, again.account["refused"]) == (report.rows, FAULTS)
+    assert len(files(tmp_path / "images")) == 2
     assert {refusal.file for _, refusal in report.refused_masks} == {"images/f5.png", "images/f6.png", "images/f10.png"}
 
 

@@ -176,6 +176,26 @@ def test_a_folder_with_a_column_a_finding(trees: Any, tmp_path: Path) -> None:
     assert states(found, NO_FINDING) == [0, None, 1]
 
 
+def test_columns_misspelt_as_findings_are_refused_and_others_told(trees: Any, tmp_path: Path) -> None:
+    row = {"image": "a.png", "patient_id": 1, "view": "PA", "age": 50, "Pneumonia": 1, "Site": "north"}
+    own = FolderColumns(table="t.csv")
+    for names in ({"Efusion": 1, "Cardiomegally": 0}, {"Efusion": 1, "Cardiomegally": 0, "Pneumonia": None}):
+        cells = {name: cell for name, cell in (row | names).items() if cell is not None}
+        trees.table(tmp_path / "t.csv", [cells])
+        with pytest.raises(TrainingError, match="Efusion, Cardiomegally among the findings") as caught:
+            find_folder(place(tmp_path, columns=own))
+        assert "Efusion: did you mean `Effusion`" in caught.value.hint
+        assert "Cardiomegally: did you mean `Cardiomegaly`?" in caught.value.hint
+    renamed = FolderColumns(table="t.csv", rename={"Efusion": "Effusion", "Cardiomegally": ""})
+    trees.table(tmp_path / "t.csv", [row | {"Efusion": 1, "Cardiomegally": 0, "unknown": "", "Mask": "m.png"}])
+    found = find_folder(place(tmp_path, columns=renamed))
+    assert set(found.images[0].labels) == {"Pneumonia", "Effusion"}
+    assert found.notes == ["t.csv: columns that are not used: Site, unknown, Mask"]
+    trees.table(tmp_path / "t.csv", [row | {"labels": "Edema"} | {f"n{n}": n for n in range(11)}])
+    (note,) = find_folder(place(tmp_path, columns=own)).notes
+    assert note == "t.csv: columns that are not used: Pneumonia, Site, n0, n1, n2, n3, n4, n5, n6, n7 and 3 more"
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -215,7 +235,7 @@ def test_choosing_refuses_twins_and_patients_in_two_splits(trees: Any, tmp_path:
     ("content", "named"),
     [
         (None, "No such file"),
-        (b"", "no column file, pid"),
+        (b"", "no rows"),
         (b"file,pid,report\n", "no rows"),
         (b"pid,report\n1,Mass\n", "no column file"),
         (b"file,pid,what\na.png,1,Mass\n", "no column report"),
@@ -232,8 +252,50 @@ def test_a_table_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes 
         find_folder(place(tmp_path, columns=FolderColumns(**OWN)))
 
 
+@pytest.mark.parametrize("role", ["labels", "unknown", "view", "age", "sex", "mask", "boxes", "split"])
+def test_a_column_that_is_named_and_absent_is_an_error(trees: Any, tmp_path: Path, role: str) -> None:
+    trees.table(tmp_path / "list.csv", [row | {"spare": ""} for row in trees.folder(tmp_path, 2)])
+    named: dict[str, str] = OWN | {role: "spre"}
+    with pytest.raises(TrainingError, match=r"no column spre; its") as caught:
+        find_folder(place(tmp_path, columns=FolderColumns(**named)))  # type: ignore[arg-type]
+    assert caught.value.hint.startswith(f"--{role}-column: did you mean `spare`")
+
+
+def test_all_absent_columns_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,labels,orig_mask,split\na.png,Mass,m.png,train\n")
+    columns = FolderColumns(table="list.csv", mask="orig_msk", split="splt", age="age")
+    with pytest.raises(TrainingError, match="no column patient_id, age, orig_msk, splt; its") as caught:
+        find_folder(place(tmp_path, columns=columns))
+    assert caught.value.hint == (
+        "--patient-column: name one of them, --age-column: name one of them, "
+        "--mask-column: did you mean `orig_mask`?, --split-column: did you mean `split`?"
+    )
+
+
+def test_the_usual_columns_are_found_in_any_case(trees: Any, tmp_path: Path) -> None:
+    rows = [
+        {"Image": f"{n}.png", "Patient ID": n, "LABELS": "Mass", "View": view, "Age": age, "Sex": "F"}
+        for n, (view, age) in enumerate([("PA", 5), ("LATERAL", 50), ("AP", 50)])
+    ]
+    trees.table(tmp_path / "t.csv", rows)
+    found = find_folder(place(tmp_path, columns=FolderColumns(table="t.csv")))
+    assert [one.name for one in choose(found, Choice(any_view=True))] == ["2.png"]
+    assert found.left_out == {"younger than 18": 1, "view LATERAL": 1}
+    assert (found.images[0].sex, found.notes) == ("F", [])
+
+
+@pytest.mark.parametrize("absent", [["age"], ["view"], ["age", "view"]])
+def test_ages_and_views_that_a_table_does_not_have_are_noted(trees: Any, tmp_path: Path, absent: list[str]) -> None:
+    kept = [{name: row[name] for name in row if name not in absent} for row in trees.folder(tmp_path, 2)]
+    trees.table(tmp_path / "list.csv", kept)
+    (note,) = find_folder(place(tmp_path, columns=FolderColumns(**OWN, mask="mask", rename=RENAME))).notes
+    named = " or ".join(f"{name}s" for name in absent)
+    assert f"no column of {named}: " in note
+    assert "nobody is left out for them" in note
+
+
 def test_a_table_in_another_encoding_is_read_if_named(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_bytes("file,pid,report\nBäh.png,Ä,Mass\n".encode("latin-1"))
+    (tmp_path / "list.csv").write_bytes("file,pid,report,unsure\nBäh.png,Ä,Mass,\n".encode("latin-1"))
     found = find_folder(place(tmp_path, encoding="latin-1", columns=FolderColumns(**OWN)))
     assert found.images[0].patient == "Ä"
     assert found.images[0].key == key_of("Bäh.png")

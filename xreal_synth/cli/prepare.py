@@ -83,18 +83,22 @@ def prepare(
         float, Option(min=0, max=1, help="Exits 3 if a larger share of the images was refused.")
     ] = 0.2,
     table: Annotated[str | None, _own("The CSV, in SOURCE or --tables.")] = None,
-    image_column: Annotated[str, _own("Paths below SOURCE.")] = "image",
-    patient_column: Annotated[str, _own()] = "patient_id",
-    labels_column: Annotated[str, _own("Joined names; without it, columns named like findings count.")] = "labels",
+    image_column: Annotated[str | None, _own("Paths below SOURCE.", show_default="image")] = None,
+    patient_column: Annotated[str | None, _own(show_default="patient_id")] = None,
+    labels_column: Annotated[
+        str | None, _own("Joined names; without it, columns named like findings count.", show_default="labels")
+    ] = None,
     separator: Annotated[str, _own("Between joined names.")] = "|",
-    unknown_column: Annotated[str, _own("Joined names.")] = "unknown",
-    view_column: Annotated[str, _own("PA and AP are taken.")] = "view",
-    age_column: Annotated[str, _own()] = "age",
-    sex_column: Annotated[str, _own()] = "sex",
+    unknown_column: Annotated[str | None, _own("Joined names.", show_default="unknown")] = None,
+    view_column: Annotated[str | None, _own("PA and AP are taken.", show_default="view")] = None,
+    age_column: Annotated[str | None, _own(show_default="age")] = None,
+    sex_column: Annotated[str | None, _own(show_default="sex")] = None,
     mask_column: Annotated[
         str | None, _own("Own organ masks; where the cell is empty, a segmenter's.", show_default="none")
     ] = None,
-    boxes_column: Annotated[str, _own("JSON of [name, x, y, w, h] in shares.")] = "boxes_xywh_norm",
+    boxes_column: Annotated[
+        str | None, _own(r"JSON of \[name, x, y, w, h] in shares.", show_default="boxes_xywh_norm")
+    ] = None,
     split_column: Annotated[str | None, _own("For --splits official.", show_default="none")] = None,
     rename: Annotated[list[str] | None, _own("A label's name; repeat.", metavar="YOURS=NAME")] = None,
     as_json: JsonOption = False,
@@ -116,10 +120,10 @@ def prepare(
             hint="--table list.csv" if table is None else "leave it out; --tables names the folder of the set's tables",
         )
     columns = FolderColumns(
-        table=table or "", image=image_column, patient=patient_column, labels=labels_column,
-        unknown=unknown_column, view=view_column, age=age_column, sex=sex_column, mask=mask_column or "",
-        boxes=boxes_column,
-        split=split_column or "", separator=separator, rename=_renames(rename or []),
+        table=table or "", image=image_column or "", patient=patient_column or "", labels=labels_column or "",
+        unknown=unknown_column or "", view=view_column or "", age=age_column or "", sex=sex_column or "",
+        mask=mask_column or "", boxes=boxes_column or "", split=split_column or "", separator=separator,
+        rename=_renames(rename or []),
     )  # fmt: skip
     task = PrepareTask(
         kind=kind,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from xreal_synth.anatomy.tables import Table, parse_table
 from xreal_synth.errors import StorageError, TrainingError
@@ -18,6 +18,7 @@ from xreal_synth.findings import image_label
 from xreal_synth.images.boxes import BadBoxes, TableEntry, boxes_by_image, read_entries
 from xreal_synth.images.manifest import BOXES, BadImage, Refusal, RowFault
 from xreal_synth.opening import unzipped
+from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import Store, open_store, sha256_bytes
 from xreal_synth.uris import is_remote
 
@@ -39,25 +40,32 @@ _VIEWS = {
 }
 
 
+USUAL: Final = {
+    "image": "image", "patient": "patient_id", "labels": "labels", "unknown": "unknown", "view": "view", "age": "age",
+    "sex": "sex", "mask": "", "mask_source": "mask_source", "mask_score": "mask_score", "boxes": BOXES, "split": "",
+}  # fmt: skip
+"""What FolderColumns takes a column to be called that it does not name; "" for one that is not read then."""
+
+
 @dataclass(frozen=True, slots=True)
 class FolderColumns:
-    """Names of columns in a table of one's own; `rename` maps its label names to the project's.
+    """Names of columns in a table of one's own, "" for the usual; `rename` maps its label names to the project's.
 
     `boxes` is of the manifest's form; `mask_source` and `mask_score` are carried where `mask` is.
     """
 
     table: str = ""
-    image: str = "image"
-    patient: str = "patient_id"
-    labels: str = "labels"
-    unknown: str = "unknown"
-    view: str = "view"
-    age: str = "age"
-    sex: str = "sex"
+    image: str = ""
+    patient: str = ""
+    labels: str = ""
+    unknown: str = ""
+    view: str = ""
+    age: str = ""
+    sex: str = ""
     mask: str = ""
-    mask_source: str = "mask_source"
-    mask_score: str = "mask_score"
-    boxes: str = BOXES
+    mask_source: str = ""
+    mask_score: str = ""
+    boxes: str = ""
     split: str = ""
     separator: str = "|"
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +74,30 @@ class FolderColumns:
         """The manifest's name of a label of this table, None where it is not known, "" where it is left out."""
         renamed = self.rename.get(label, label)
         return image_label(renamed) if renamed or not label else ""
+
+    def names(self) -> dict[str, str]:
+        """Each column's name, the usual one where none is given."""
+        return {role: getattr(self, role) or usual for role, usual in USUAL.items()}
+
+    def among(self, present: Sequence[str]) -> FolderColumns:
+        """All columns by their names in a table that has `present`, the usual ones in any case and without regard to
+        blanks and `_`. TrainingError tells of all at once that are named or needed, and absent."""
+        names: dict[str, Any] = self.names()
+        alike = {_letters(column): column for column in reversed(present)}
+        for role, usual in USUAL.items():
+            if usual and not getattr(self, role) and usual not in present:
+                names[role] = alike.get(_letters(usual), usual)
+        asked = [role for role in USUAL if getattr(self, role) or role in ("image", "patient")]
+        if absent := [role for role in asked if names[role] not in present]:
+            unused = [column for column in present if column not in names.values()]
+            hints = [f"--{role}-column: {near(names[role], unused) or 'name one of them'}" for role in absent]
+            raise TrainingError(
+                found=f"{self.table}: no column {', '.join(names[role] for role in absent)}; its columns are "
+                f"{', '.join(present)}",
+                wanted="columns that the table has",
+                hint=", ".join(hints),
+            )
+        return replace(self, **names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +159,9 @@ class FoundImages:
         """Notes a file that cannot be used, with its kind of fault and the reason in words."""
         self.refused.append(Refusal(file, fault, reason))
 
-    def read(self, place: SourcePlace, name: str, needed: Sequence[str]) -> Table:
+    def read(self, place: SourcePlace, name: str, needed: Sequence[str], likely: Sequence[str] = ()) -> Table:
         """A table of the source, noted; its rows with more or fewer cells are refused. Raises TrainingError."""
-        table, self.tables[name] = read_table(place.tables, name, needed, place.encoding)
+        table, self.tables[name] = read_table(place.tables, name, needed, place.encoding, likely)
         for line in table.torn:
             self.refuse(f"{name} line {line}", RowFault.INCOMPLETE, "more or fewer cells than columns")
         return table
@@ -157,6 +189,10 @@ class FoundImages:
             yield
         except BadImage as bad:
             self.refused.append(bad.refusal(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
 
 
 def key_of(name: str) -> str:
@@ -206,16 +242,18 @@ def first_name(store: Store, names: Sequence[str], what: str) -> str:
     )
 
 
-def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig") -> tuple[Table, str]:
-    """A table, gzipped if its name ends in .gz, and its file's sha256.
+def read_table(
+    store: Store, name: str, needed: Sequence[str], encoding: str = "utf-8-sig", likely: Sequence[str] = ()
+) -> tuple[Table, str]:
+    """A table, gzipped if its name ends in .gz, and its file's sha256; `likely` columns too tell its separator.
 
-    Raises TrainingError: unreadable, no rows, columns missing.
+    Raises TrainingError: unreadable, no rows, needed columns missing.
     """
     where = f"{store.uri}/{name}"
     try:
         data = store.read_bytes(name)
         plain = unzipped(data) if name.endswith(".gz") else data
-        table = parse_table(plain, needed, encoding)
+        table = parse_table(plain, (*needed, *likely), encoding)
     except (StorageError, ValueError, LookupError) as error:
         raise _unreadable(where, encoding, error) from error
     missing = [column for column in needed if column not in table.columns]
@@ -223,7 +261,7 @@ def read_table(store: Store, name: str, needed: Sequence[str], encoding: str = "
         raise TrainingError(
             found=f"{where}: {'no column ' + ', '.join(missing) if missing else 'no rows'}"
             + (f"; its columns are {', '.join(table.columns)}" if missing and table.columns else ""),
-            wanted=f"a table with the columns {', '.join(needed)}",
+            wanted=f"a table with {'the columns ' + ', '.join(needed) if needed else 'rows'}",
             hint="give the set's own table, or name your columns (--help)",
         )
     return table, sha256_bytes(data)

@@ -11,7 +11,7 @@ from typing import Final
 
 from xreal_synth.anatomy.tables import Row, Table
 from xreal_synth.errors import TrainingError
-from xreal_synth.findings import IMAGE_LABELS, NO_FINDING
+from xreal_synth.findings import ALIASES, IMAGE_LABELS, NO_FINDING
 from xreal_synth.images.manifest import (
     BadImage,
     RowFault,
@@ -21,13 +21,27 @@ from xreal_synth.images.manifest import (
     patient_of,
     share_boxes,
 )
-from xreal_synth.prepare.found import SUFFIXES, FoundImage, FoundImages, SourcePlace, key_of, view_of, years
+from xreal_synth.prepare.found import (
+    SHOWN,
+    SUFFIXES,
+    USUAL,
+    Blank,
+    FolderColumns,
+    FoundImage,
+    FoundImages,
+    SourcePlace,
+    key_of,
+    view_of,
+    years,
+)
 from xreal_synth.prepare.labels import HEALTHY, Labels, named_labels
+from xreal_synth.recipe.kinds import near
 from xreal_synth.storage import Store
 from xreal_synth.uris import local_folder
 
 LICENCE = "The images' own; state it in the bundle that is trained on them."
 _TRUTH: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+_NAMES: Final = (*IMAGE_LABELS, *ALIASES)
 
 
 def find_folder(place: SourcePlace) -> FoundImages:
@@ -38,9 +52,10 @@ def find_folder(place: SourcePlace) -> FoundImages:
     any of them says; it is refused where they disagree. A view that is given must be frontal; without views every
     image is taken.
     """
-    columns, file, found = place.columns, place.columns.table, FoundImages()
-    table = found.read(place, file, (columns.image, columns.patient))
-    reader = _FolderReader(table, place)
+    file, found = place.columns.table, FoundImages()
+    table = found.read(place, file, (), [name for name in place.columns.names().values() if name])
+    columns = place.columns.among(table.columns)
+    reader = _FolderReader(table, columns, place.blank)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         name = row[columns.image]
@@ -49,6 +64,13 @@ def find_folder(place: SourcePlace) -> FoundImages:
     for path, own in rows.items():
         with found.refusing(path):
             found.images.append(_image(path, own, reader, place.images))
+    absent = [what for what, column in (("ages", columns.age), ("views", columns.view)) if column not in table.columns]
+    if absent:
+        unless = "nobody is left out for them, unless a DICOM file says them"
+        found.notes.append(f"{file}: no column of {' or '.join(absent)}: {unless}")
+    if reader.unused and place.boxes != file:
+        shown, more = ", ".join(reader.unused[:SHOWN]), len(reader.unused) - SHOWN
+        found.notes.append(f"{file}: columns that are not used: {shown}{f' and {more} more' if more > 0 else ''}")
     if further := sum(len(own) - 1 for own in rows.values()):
         found.notes.append(f"{file}: {further} rows are further ones of an image, and merged")
     if unread := [age for row in table.rows if (age := row.get(columns.age, "")) and not years(age)]:
@@ -59,18 +81,22 @@ def find_folder(place: SourcePlace) -> FoundImages:
 class _FolderReader:
     """How this table says which labels an image has; raises TrainingError where it cannot."""
 
-    def __init__(self, table: Table, place: SourcePlace) -> None:
-        self.columns = columns = place.columns
-        self._blank = 0.0 if place.blank == "negative" else math.nan
+    def __init__(self, table: Table, columns: FolderColumns, blank: Blank) -> None:
+        self.columns = columns
+        self._blank = 0.0 if blank == "negative" else math.nan
         self._joined = columns.labels in table.columns
         self._findings = {column: name for column in table.columns if (name := columns.name_of(column))}
-        missing = [name for name in (columns.mask, columns.split) if name and name not in table.columns]
-        if missing or not (self._joined or self._findings):
+        self.unused = [column for column in table.columns if column and self._is_unused(column)]
+        strange = {} if self._joined else {name: close for name in self.unused if (close := near(name, _NAMES, 0.8))}
+        if strange or not (self._joined or self._findings):
+            reported = f"{', '.join(strange)} among the findings" if strange else f"no column {columns.labels}"
+            rename = "name the column with --labels-column, or findings with --rename 'Your name=Effusion'"
             raise TrainingError(
-                found=f"{columns.table}: no column {', '.join(missing or [columns.labels])}; its columns are "
-                f"{', '.join(table.columns)}",
+                found=f"{columns.table}: {reported}; its columns are {', '.join(table.columns)}",
                 wanted="a column of joined label names, or columns named like findings with 1, 0, -1 or nothing",
-                hint="name the column with --labels-column, or findings with --rename 'Your name=Effusion'",
+                hint=" ".join(
+                    [*(f"{name}: {close}" for name, close in strange.items()), f"{rename}; 'Your name=' leaves one out"]
+                ),
             )
         names = list(self._findings.values())
         if not self._joined and (twice := sorted({name for name in names if names.count(name) > 1})):
@@ -79,6 +105,15 @@ class _FolderReader:
                 hint="leave one out with --rename 'Your column='",
             )  # fmt: skip
         self._used = self._used_names(table) if self._joined else ()
+
+    def _is_unused(self, column: str) -> bool:
+        """Whether nothing is read from this column, though it is not said to be left out."""
+        columns, roles = self.columns, set(USUAL) - ({"unknown"} if not self._joined else set())
+        if not columns.mask:
+            roles -= {"mask_source", "mask_score"}
+        if any(column == getattr(columns, role) for role in roles) or columns.name_of(column) == "":
+            return False
+        return self._joined or column not in self._findings
 
     def labels(self, rows: Sequence[Row]) -> Labels:
         if not self._joined:

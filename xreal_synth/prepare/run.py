@@ -124,7 +124,7 @@ class ImagePreparer:
     refused_masks: list[RefusedMask] = field(default_factory=list)
     """Those with the lowest certainty, lowest first."""
     lost: set[str] = field(default_factory=set)
-    """Keys of images that could not be read: what was made of them once is no longer theirs."""
+    """Keys of images that are refused: what was made of them is deleted."""
 
     def prepare(self, images: Sequence[FoundImage], on_images: OnImages = lambda images: None) -> list[PreparedImage]:
         """The images that are made, in the source's order; files of any that `found` does not have are deleted."""
@@ -196,6 +196,8 @@ class ImagePreparer:
                 continue
             with self.found.refusing(image.name):
                 yield self._accepted(image, done, first)
+                continue
+            self.lost.add(image.key)
 
     def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""

@@ -37,10 +37,10 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?` for the known words nearest to `word`, or an empty string."""
+def near(word: str, known: Iterable[str], least: float = 0.6) -> str:
+    """`did you mean ...?` for the known words nearest to `word`, at least so alike (0..1), or an empty string."""
     by_fold = {_folded(name): name for name in known}
-    hits = [by_fold[hit] for hit in difflib.get_close_matches(_folded(word), list(by_fold), n=2, cutoff=0.6)]
+    hits = [by_fold[hit] for hit in difflib.get_close_matches(_folded(word), list(by_fold), n=2, cutoff=least)]
     return f"did you mean {' or '.join(f'`{hit}`' for hit in hits)}?" if hits else ""
 
 
