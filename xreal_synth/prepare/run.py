@@ -194,10 +194,13 @@ class ImagePreparer:
             if reason := left_out(view, age, self.task.choice, frontal=True):
                 self.found.left_out[reason] += 1
                 continue
-            with self.found.refusing(image.name):
-                yield self._accepted(image, done, first)
+            try:
+                prepared = self._accepted(image, done, first)
+            except BadImage as bad:
+                self.found.refused.append(bad.refusal(image.name))
+                self.lost.add(image.key)
                 continue
-            self.lost.add(image.key)
+            yield prepared
 
     def _accepted(self, image: FoundImage, done: Done, first: dict[str, str]) -> PreparedImage:
         """Raises BadImage for the second of two with the same pixels, an unsure mask, a box beyond the image."""
