@@ -64,6 +64,7 @@ COMMAND_LINE = [
     ("export made new --pubilc --to hf", "--pubilc", "did you mean `--public`?"),
     ("export made new --to cooc", "cooc", "did you mean `coco`?"),
     ("bundle random new --config tny", "tny", "did you mean `tiny`?"),
+    ("generate r.yaml --set", "requires an argument", "write --set VALUE"),
 ]
 FILES = [
     ("generate x/nowhere", "nowhere", "by name"),

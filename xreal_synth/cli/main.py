@@ -179,6 +179,8 @@ def usage_error(error: Any) -> XrealError:
 def _hint(error: Any) -> str:
     option = getattr(error, "option_name", "")
     takes_set = error.ctx is not None and any("--set" in param.opts for param in error.ctx.command.params)
+    if option and error.ctx is None:  # the last word of a line, without its value
+        return f"write {option} VALUE"
     if option:
         key = RENAMED.get(option.lstrip("-"), option.lstrip("-").replace("-", "_"))
         if takes_set and (home := _home(key)):
