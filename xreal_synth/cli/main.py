@@ -168,7 +168,9 @@ def usage_error(error: Any) -> XrealError:
     context, param = error.ctx, getattr(error, "param", None)
     path = context.command_path if context is not None else "xreal-synth"
     found = re.sub(r"\.?( \(Possible options.*| Did you mean.*)|Value error, |\.$", "", error.format_message())
-    wanted = getattr(param, "help", None) or (context.get_usage().partition(" ")[2] if context else "")
+    wanted = getattr(param, "help", None) or (
+        context.get_usage().partition(" ")[2] if context else "its value after it"
+    )
     kind = getattr(param, "type", param)  # click's types have the range, or typer's own options
     low, high = (getattr(kind, limit, None) for limit in ("min", "max"))
     if low is not None or high is not None:
