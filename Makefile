@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 WORKERS ?= 2
 BIN    := $(VENV)/bin
+# packages are compiled as they are used, once: where this is set, in every process again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test suite alone numeric faults scale speed gpu check lint format audit constraints clean
 
